@@ -1,0 +1,60 @@
+# Two commands do all the set-up on a machine that has Python 3.11 or newer and make:
+#   make demo    walks a rollout from 5 % shadow to 100 % on real text, and writes its report
+#   make test    the suite to run at every change
+# `make help` lists the rest.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# torch's builds differ between indexes, so it is pinned by version and not by hash. Plain pip
+# fetches a CUDA build on Linux; TORCH_INDEX_URL may name an index with CPU builds.
+TORCH := $(shell sed -n 's/^ *"\(torch==[0-9.]*\)".*/\1/p' pyproject.toml)
+TORCH_FROM := $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL))
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-package torch \
+	--quiet --custom-compile-command "make lock" --upgrade
+
+.PHONY: help demo test test-browser check lock clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+demo: $(VENV)/.run ## walk a rollout from 5 % shadow to 100 %, and write demo-report/
+	$(BIN)/turnout demo
+
+test: $(VENV)/.test ## the suite to run at every change: unit, integration, end to end
+	$(BIN)/python -m pytest -m "not browser"
+
+test-browser: $(VENV)/.test ## the report in headless Chromium (Debian: chromium, chromium-driver)
+	$(BIN)/python -m pytest -m browser
+
+check: $(VENV)/.test ## format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+lock: ## resolve the dependencies anew (needs uv)
+	$(LOCK) pyproject.toml --output-file requirements/run.txt
+	$(LOCK) pyproject.toml --extra test --constraint requirements/run.txt \
+		--output-file requirements/test.txt
+	$(LOCK) pyproject.toml --extra training --constraint requirements/run.txt \
+		--output-file requirements/training.txt
+
+clean: ## remove what make made
+	rm -rf $(VENV) demo-report
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+		"turnout needs Python 3.11 or newer; this is " + sys.version.split()[0] + \
+		". Name another one: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: requirements/run.txt pyproject.toml | $(VENV)/bin/python
+	$(PIP) $(TORCH_FROM) $(TORCH)
+	$(PIP) --require-hashes -r requirements/run.txt
+	$(PIP) --no-deps --editable .
+	@touch $@
+
+$(VENV)/.test: requirements/test.txt $(VENV)/.run
+	$(PIP) --require-hashes -r requirements/test.txt
+	@touch $@

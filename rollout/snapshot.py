@@ -1,0 +1,346 @@
+"""What a gateway must know, versioned; and what it reports, typed. The contract of Redis.
+
+Controllers write a `Snapshot`; gateways read it and never write it. Gateways write `Batch`es of
+integer counts, samples and pending labels; controllers read them. Neither calls the other.
+
+A snapshot is ordered by `(epoch, version)`: the version grows by one with every transition, the
+epoch only when a store lost its memory. A gateway never goes back to a lower pair.
+
+Counters are integers with names from a closed set (`Counter`), so that replicas merge by addition,
+in any order. A counter's name may carry a bin: `latency.candidate.231`. Bins are described beside
+their functions: `latency_bin` (logarithmic, 1 % relative error) and `share_bin` (linear).
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal, NamedTuple, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+BUCKETS: Final = 10_000
+"""Assignment resolution: one bucket is a hundredth of a percent."""
+LABEL_WINDOW_S: Final = 3600.0
+"""How long a request's truth may arrive, where no plan says otherwise."""
+
+Role = Literal["incumbent", "candidate"]
+Mode = Literal["shadow", "ab"]
+Scope = Literal["long", "all"]
+Unit = Literal["request", "key"]
+Arm = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
+Percent = Annotated[float, Field(ge=0, le=100)]
+
+
+class Frozen(BaseModel):
+    """A value: immutable, and refused at birth when a field is unknown or wrong."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Position(NamedTuple):
+    """A snapshot's place in the order of all snapshots. Written `epoch.version`."""
+
+    epoch: int
+    version: int
+
+    def __str__(self) -> str:
+        return f"{self.epoch}.{self.version}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `epoch.version`. Raises ValueError."""
+        epoch, _, version = text.partition(".")
+        return cls(int(epoch), int(version))
+
+
+class Tier(Frozen):
+    """One line of the tier table: an arm, and the longest context (in vectors) that it reads."""
+
+    arm: Arm
+    max_length: int = Field(gt=0)
+    active: bool = True
+
+
+DEFAULT_TIERS: Final = (
+    Tier(arm="phase1", max_length=100),
+    Tier(arm="phase2", max_length=500, active=False),
+)
+
+
+class Live(Frozen):
+    """The part of a running rollout that a gateway acts on."""
+
+    id: str
+    candidate: Arm
+    incumbent: Arm
+    scope: Scope
+    unit: Unit
+    salt: str
+    evidence_epoch: int = Field(ge=1)
+    stage: str
+    mode: Mode
+    weight: Percent
+    shadow_sample: Percent
+    label_window_s: float = Field(gt=0)
+
+    def role(self, arm: str) -> Role:
+        """Name the part that `arm` plays in this rollout."""
+        return "candidate" if arm == self.candidate else "incumbent"
+
+
+class Snapshot(Frozen):
+    """Everything a gateway needs to decide, at one version."""
+
+    epoch: int = Field(ge=0)
+    version: int = Field(ge=0)
+    tiers: tuple[Tier, ...]
+    rollout: Live | None = None
+    changed_at: float = 0.0
+    """Unix seconds on the store's clock."""
+
+    @property
+    def position(self) -> Position:
+        """The snapshot's place in the order."""
+        return Position(self.epoch, self.version)
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Self:
+        check_tiers(self.tiers)
+        arms = {tier.arm for tier in self.tiers}
+        if self.rollout and not {self.rollout.candidate, self.rollout.incumbent} <= arms:
+            raise ValueError("the rollout names an arm that the tier table does not hold")
+        return self
+
+
+def check_tiers(tiers: tuple[Tier, ...]) -> tuple[Tier, ...]:
+    """Return `tiers` if they make a table. Raises ValueError, naming every fault of it."""
+    faults: list[str] = []
+    arms = [tier.arm for tier in tiers]
+    lengths = [tier.max_length for tier in tiers]
+    if len(set(arms)) != len(arms):
+        faults.append(f"an arm stands twice in {', '.join(arms)}")
+    if lengths != sorted(set(lengths)):
+        faults.append(f"max_length must rise from tier to tier, found {lengths}")
+    if not any(tier.active for tier in tiers):
+        faults.append("no tier is active, so nothing could answer")
+    if faults:
+        raise ValueError("the tier table: " + "; ".join(faults))
+    return tiers
+
+
+# --- what a gateway reports ----------------------------------------------------------------------
+
+
+class Cell(NamedTuple):
+    """What a count belongs to. `minute` is the admission time in whole minutes since 1970."""
+
+    rollout: str
+    evidence_epoch: int
+    stage: str
+    minute: int
+    stratum: str
+
+
+class Sample(Frozen):
+    """One compared request, for the report: how far the arms were apart on it."""
+
+    request_id: str
+    rollout: str
+    stage: str
+    at: float
+    length: int
+    cosine: float
+    overlap10: float
+    rbo: float
+    latency_ms: dict[Role, float]
+    top: dict[Role, tuple[int, ...]]
+
+
+class Pending(Frozen):
+    """A request whose truth may still arrive: the first ten ids of every arm that answered.
+
+    `cell` is None for a request outside any rollout: its label is accepted and counts nowhere.
+    """
+
+    request_id: str
+    cell: Cell | None = None
+    assigned: Role | None = None
+    top: dict[Role, tuple[int, ...]] = Field(default_factory=dict)
+    label_window_s: float = Field(default=LABEL_WINDOW_S, gt=0)
+    """The rollout's `Live.label_window_s`: afterwards the request is forgotten."""
+
+
+class Heartbeat(Frozen):
+    """A gateway's word that it lives, and which version it applied."""
+
+    boot: str
+    at: float
+    epoch: int
+    version: int
+    held: bool
+    """Whether the local file `hold-at-incumbent` stops candidate traffic here."""
+    dropped: int = 0
+    """Counts lost since boot because the spool was full."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one gateway saw since its last flush. `(boot, sequence)` makes it count once."""
+
+    boot: str
+    sequence: int
+    counts: Mapping[Cell, Mapping[str, int]]
+    samples: tuple[Sample, ...] = ()
+    pending: tuple[Pending, ...] = ()
+
+
+LabelOutcome = Literal["counted", "outside", "repeat", "contradiction", "unknown"]
+
+# --- counters ------------------------------------------------------------------------------------
+
+RELATIVE_ERROR: Final = 0.01
+_GAMMA: Final = (1 + RELATIVE_ERROR) / (1 - RELATIVE_ERROR)
+SHARE_BINS: Final = 100
+
+
+class Counter:
+    """The closed set of counter names. `role` is incumbent or candidate.
+
+    A pair's outcome is two digits, the incumbent's first: `10` = incumbent yes, candidate no.
+    """
+
+    OVERRIDDEN: Final = "overridden"
+    KEYLESS: Final = "keyless"
+    MIRROR_INTENDED: Final = "mirror.intended"
+    MIRROR_COMPARED: Final = "mirror.compared"
+
+    @staticmethod
+    def assigned(role: Role) -> str:
+        """Requests assigned to the role's arm."""
+        return f"assigned.{role}"
+
+    @staticmethod
+    def error(role: Role, kind: str) -> str:
+        """Failed attempts of the assigned arm, by kind (timeout, connection, status, invalid)."""
+        return f"error.{role}.{kind}"
+
+    @staticmethod
+    def fallback(role: Role) -> str:
+        """Requests assigned to the role's arm that the other arm answered."""
+        return f"fallback.{role}"
+
+    @staticmethod
+    def latency(role: Role, seconds: float) -> str:
+        """What the client waited for, by assigned arm."""
+        return f"latency.{role}.{latency_bin(seconds)}"
+
+    @staticmethod
+    def arm_latency(role: Role, seconds: float) -> str:
+        """The arm's own time on a mirrored pair: advisory, one of the two was not served."""
+        return f"pair.latency.{role}.{latency_bin(seconds)}"
+
+    @staticmethod
+    def mirror_dropped(why: str) -> str:
+        """Mirrors that were intended but not compared (full, timeout, error, bytes)."""
+        return f"mirror.dropped.{why}"
+
+    @staticmethod
+    def pair_error(incumbent: bool, candidate: bool) -> str:
+        """Pairs by who failed."""
+        return f"pair.error.{incumbent:d}{candidate:d}"
+
+    @staticmethod
+    def pair_value(
+        name: Literal["cosine", "overlap1", "overlap5", "overlap10", "rbo"], value: float
+    ) -> str:
+        """Pairs by agreement of the two predictions, in hundredths."""
+        return f"pair.{name}.{share_bin(value)}"
+
+    @staticmethod
+    def labels(role: Role) -> str:
+        """Labelled requests, by assigned arm."""
+        return f"labels.{role}"
+
+    @staticmethod
+    def hit(role: Role, k: int) -> str:
+        """Labelled requests whose truth was among the first k that the client got."""
+        return f"hit{k}.{role}"
+
+    @staticmethod
+    def pair_hit(k: int, incumbent: bool, candidate: bool) -> str:
+        """Labelled pairs by whose own first k held the truth."""
+        return f"pair.hit{k}.{incumbent:d}{candidate:d}"
+
+
+HITS: Final = (1, 5, 10)
+
+
+def latency_bin(seconds: float) -> int:
+    """The logarithmic bin of a duration, counted in microseconds: `ceil(ln(us) / ln(gamma))`.
+
+    gamma = (1 + a) / (1 - a), a = 1 % (Masson et al., DDSketch, VLDB 2019).
+    """
+    return math.ceil(math.log(max(seconds * 1e6, 1.0)) / math.log(_GAMMA))
+
+
+def latency_of(bin_: int) -> float:
+    """The duration in seconds that stands for a bin, at most 1 % from any in it."""
+    return float(2 * _GAMMA**bin_ / (_GAMMA + 1) / 1e6)
+
+
+def share_bin(value: float) -> int:
+    """The bin of a value from -1 to 1, in hundredths, rounded down (against the candidate)."""
+    return math.floor(max(-1.0, min(1.0, value)) * SHARE_BINS + 1e-9)
+
+
+STRATUM_BORDERS: Final = (100, 200, 350, 500)
+
+
+def stratum(length: int) -> str:
+    """The context-length bucket of a request: `<=100`, `101-200`, `201-350`, `351-500`, `>500`."""
+    low = 0
+    for border in STRATUM_BORDERS:
+        if length <= border:
+            return f"{low + 1}-{border}" if low else f"<={border}"
+        low = border
+    return f">{low}"
+
+
+# --- keys ----------------------------------------------------------------------------------------
+
+
+class Keys:
+    """Every key in Redis. One hash tag, so that a script may touch them together in a cluster."""
+
+    def __init__(self, namespace: str = "turnout") -> None:
+        self.prefix = f"{{{namespace}}}:"
+        self.snapshot = f"{self.prefix}snapshot"
+        """String: the Snapshot as JSON. Written only by transition.lua."""
+        self.record = f"{self.prefix}record"
+        """String: the controller's record of the rollout, as JSON. Written with the snapshot."""
+        self.audit = f"{self.prefix}audit"
+        """Stream: one entry per transition, in order."""
+        self.changed = f"{self.prefix}changed"
+        """Channel: the new snapshot's JSON, on every transition."""
+        self.gateways = f"{self.prefix}gateways"
+        """Hash: boot -> Heartbeat as JSON."""
+
+    def idempotency(self, key: str) -> str:
+        """Name a string, with a TTL: the outcome of the command that carried this key."""
+        return f"{self.prefix}idempotency:{key}"
+
+    def counts(self, rollout: str, evidence_epoch: int, stage: str) -> str:
+        """Name a hash: `minute|stratum|counter` -> integer."""
+        return f"{self.prefix}counts:{rollout}:{evidence_epoch}:{stage}"
+
+    def samples(self, rollout: str) -> str:
+        """Name a capped stream of Sample."""
+        return f"{self.prefix}samples:{rollout}"
+
+    def sequence(self, boot: str) -> str:
+        """Name a string, with a TTL: the last batch of this gateway that was counted."""
+        return f"{self.prefix}sequence:{boot}"
+
+    def pending(self, request_id: str) -> str:
+        """Name a string, with a TTL of the label window: a Pending, then the label it got."""
+        return f"{self.prefix}pending:{request_id}"
