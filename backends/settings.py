@@ -1,0 +1,44 @@
+"""What a model server must be told: BACKEND_* in the environment, read once by `__main__`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Frozen settings of one model server. A wrong one is refused at birth."""
+
+    model_config = SettingsConfigDict(env_prefix="BACKEND_", frozen=True, extra="forbid")
+
+    arm: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,31}$")] = Field(
+        description="Name of the arm that this server is: it stands in logs and metadata."
+    )
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    max_length: int = Field(
+        gt=0, description="The window: how many of the newest vectors the model reads."
+    )
+    bank: Path = Field(
+        description="An .npz file with `vectors` [N,768] (float16 or float32) and `ids` [N] int64."
+    )
+    checkpoint: Path | None = Field(
+        default=None, description="A .safetensors file; without one the weights are untrained."
+    )
+    seed: int = Field(
+        default=0, ge=0, description="Seed of the untrained weights, when there is no checkpoint."
+    )
+    threads: int = Field(default=1, gt=0, description="Threads of the engine.")
+    queue_limit: int = Field(
+        default=64, gt=0, description="Requests that may wait; one more is answered with 503."
+    )
+    max_context: int = Field(
+        default=2000, gt=0, description="Vectors that a context may have; more is answered 413."
+    )
+    max_body_mb: int = Field(
+        default=64, gt=0, description="MiB that a body may have; more is answered with 413."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="Least level of the events that are logged."
+    )

@@ -1,0 +1,287 @@
+"""What every process says about itself: logs, request ids, metrics; and how it serves.
+
+**Logs** are one JSON line per event on stdout, whoever speaks: our own structlog loggers, stdlib
+loggers (uvicorn, asyncio), warnings, and exceptions that nobody caught. Text from outside stays
+inside a JSON string, so no input can forge a line.
+
+**A request** passes `RequestTelemetry`, which names it (`x-request-id`), binds the name to every
+log line of its task, and measures it. Labels come from closed sets: the route is the matched
+template or "other", never a path that a client chose. An exception that reaches it is logged once
+and answered with 500 in the JSON form of all our errors.
+
+**`serve`** runs an ASGI app until SIGTERM or SIGINT, drains, and returns.
+
+Metrics live in one registry per app object, so that a test may build several apps.
+"""
+
+import json
+import logging
+import signal
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Any, Final
+
+import structlog
+import uvicorn
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    GCCollector,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+REQUEST_ID: Final = "x-request-id"
+MAX_REQUEST_ID: Final = 128
+METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+BUCKETS_S: Final = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
+    *(1.0, 2.5, 5.0, 10.0, 30.0),
+)
+DRAIN_S: Final = 10
+KEEP_ALIVE_S: Final = 30
+BACKLOG: Final = 2048
+
+log = structlog.stdlib.get_logger("turnout")
+
+# --- logs ---------------------------------------------------------------------------------------
+
+
+def configure_logging(service: str, level: str = "INFO") -> None:
+    """Send every log line of this process to stdout as JSON, with `service` in it.
+
+    `level` is a stdlib level's name, in any case. Raises ValueError for another.
+    """
+
+    def name_service(
+        _: Any, __: str, event: structlog.typing.EventDict
+    ) -> structlog.typing.EventDict:
+        event["service"] = service
+        return event
+
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        name_service,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder(allow=())],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.JSONRenderer(serializer=_to_json),
+            ],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs every request at INFO
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    logging.captureWarnings(capture=True)
+    sys.excepthook = _log_uncaught
+    threading.excepthook = _log_uncaught_in_thread
+
+
+def _to_json(event: structlog.typing.EventDict, **_: Any) -> str:
+    # The stdlib's, not orjson: a lone surrogate in a client's text must not cost the line.
+    return json.dumps(event, default=repr)
+
+
+def _log_uncaught(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        log.warning("interrupted")
+        return
+    log.critical("uncaught exception", exc_info=(kind, error, trace))
+
+
+def _log_uncaught_in_thread(args: threading.ExceptHookArgs) -> None:
+    log.critical(
+        "uncaught exception in a thread",
+        thread=args.thread.name if args.thread else None,
+        exc_info=args.exc_value,
+    )
+
+
+# --- metrics ------------------------------------------------------------------------------------
+
+
+def new_registry() -> CollectorRegistry:
+    """Make a registry that tells the process's own CPU, memory, descriptors and GC already."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    GCCollector(registry=registry)
+    return registry
+
+
+def metrics_endpoint(registry: CollectorRegistry) -> Callable[[Request], Awaitable[Response]]:
+    """Make the handler of `GET /metrics`, for `app.add_route("/metrics", ...)`."""
+
+    async def metrics(_: Request) -> Response:
+        return Response(generate_latest(registry), headers={"content-type": CONTENT_TYPE_LATEST})
+
+    return metrics
+
+
+# --- requests -----------------------------------------------------------------------------------
+
+
+class RequestTelemetry:
+    """Plain ASGI middleware: a name, a duration and a last resort for every HTTP request.
+
+    The name is in `scope["state"]["request_id"]` (`request.state.request_id`), in the log lines
+    and in the answer. `trust_request_id=False` issues a new one whatever the client sent: for a
+    server that derives something from it, and says with `new_request_id` what names look like.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        registry: CollectorRegistry,
+        trust_request_id: bool = True,
+        new_request_id: Callable[[], str] = lambda: uuid.uuid4().hex,
+    ) -> None:
+        self.app = app
+        self.trust_request_id = trust_request_id
+        self.new_request_id = new_request_id
+        self.duration = Histogram(
+            "http_request_duration_seconds",
+            "From the request's headers to the last byte of its answer",
+            ("route", "method", "status"),
+            buckets=BUCKETS_S,
+            registry=registry,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one ASGI scope; other kinds than HTTP pass untouched."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get(REQUEST_ID) if self.trust_request_id else None
+        request_id = given if given and is_sane_id(given) else self.new_request_id()
+        scope.setdefault("state", {})["request_id"] = request_id
+        began = time.perf_counter()
+        status = 0
+
+        async def send_named(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message).setdefault(REQUEST_ID, request_id)
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                await self.app(scope, receive, send_named)
+            except Exception:
+                log.exception("request failed", route=route_of(scope))
+                if status:
+                    raise  # half an answer is out: only the server can cut the connection
+                error = {"error": f"internal error; the log has it under request id {request_id}"}
+                await JSONResponse(error, 500)(scope, receive, send_named)
+            finally:
+                method = scope["method"] if scope["method"] in METHODS else "other"
+                # No status means that the client left, or the server cancelled the request.
+                self.duration.labels(route_of(scope), method, str(status or "none")).observe(
+                    time.perf_counter() - began
+                )
+
+
+def is_sane_id(text: str) -> bool:
+    """Whether a client's request id may go into headers and logs as it is."""
+    return len(text) <= MAX_REQUEST_ID and text.isascii() and text.isprintable()
+
+
+def route_of(scope: Scope) -> str:
+    """Name the matched route's template (`/v2/models/{name}`), or "other" where none matched."""
+    path = getattr(scope.get("route"), "path", None)
+    return path if isinstance(path, str) else "other"
+
+
+# --- serving ------------------------------------------------------------------------------------
+
+
+class _Server(uvicorn.Server):
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            for listener in sockets or ():
+                host, port = listener.getsockname()[:2]
+                log.info("listening", url=f"http://{host}:{port}")
+
+
+def serve(app: ASGIApp, host: str, port: int, *, drain_s: int = DRAIN_S) -> None:
+    """Serve `app` on `host:port` until SIGTERM or SIGINT; then drain for at most `drain_s` seconds.
+
+    Returns when drained, so that the process exits 0. Exits 1, after one log line that names the
+    address, when the port cannot be had (in use, no right, no such address).
+    """
+    listener = _listen(host, port)
+    server = _Server(
+        uvicorn.Config(
+            app,
+            loop="uvloop",
+            http="httptools",
+            ws="none",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            backlog=BACKLOG,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=drain_s,
+        )
+    )
+
+    def on_signal(_: int, __: object) -> None:
+        server.should_exit = True
+
+    # uvicorn raises a signal again once it has drained: with these handlers under it, that is
+    # harmless and the exit status is 0. They also catch a signal that comes before it listens.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+    server.run(sockets=[listener])
+    log.info("stopped")
+
+
+def stop() -> None:
+    """Ask `serve` of this process to drain and return."""
+    signal.raise_signal(signal.SIGTERM)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        log.error("cannot listen", address=f"{host}:{port}", reason=error.strerror or str(error))  # noqa: TRY400 - an operator's mistake needs no traceback
+        raise SystemExit(1) from None
+    return listener

@@ -1,0 +1,163 @@
+"""A model server as a real process on a real socket."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import numpy as np
+import pytest
+
+from backends.protocol import HEADER_LENGTH, Message, Request, read_answer, write_request
+
+DEADLINE_S = 30.0
+WINDOW = 500
+VECTORS = np.random.default_rng(1).standard_normal((600, 768)).astype(np.float32)
+
+
+class Backend:
+    """`python -m backends` under the test's hand."""
+
+    def __init__(self, folder: Path, **settings: str) -> None:
+        bank = folder / "bank.npz"
+        if not bank.exists():
+            np.savez(bank, vectors=VECTORS[:200], ids=np.arange(200))
+        wanted = {"ARM": "phase2", "PORT": "0", "MAX_LENGTH": str(WINDOW), "BANK": str(bank)}
+        environment = {f"BACKEND_{name}": value for name, value in {**wanted, **settings}.items()}
+        self.log_file = folder / f"log-{time.monotonic_ns()}"
+        with self.log_file.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-W", "error", "-m", "backends"],
+                env={**os.environ, **environment},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def log(self) -> list[dict[str, Any]]:
+        """Every whole line so far; each must be JSON."""
+        lines = self.log_file.read_text().split("\n")[:-1]
+        return [json.loads(line) for line in lines]
+
+    def event(self, name: str) -> dict[str, Any]:
+        """Wait for a log line."""
+        limit = time.monotonic() + DEADLINE_S
+        while time.monotonic() < limit:
+            for line in self.log():
+                if line["event"] == name:
+                    return line
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.02)
+        pytest.fail(f"no event {name!r} in {self.log()}")
+
+
+@contextlib.contextmanager
+def running(folder: Path, **settings: str) -> Iterator[Backend]:
+    backend = Backend(folder, **settings)
+    try:
+        yield backend
+    finally:
+        backend.process.kill()
+        backend.process.wait(DEADLINE_S)
+
+
+@pytest.fixture(scope="module")
+def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
+    with running(tmp_path_factory.mktemp("backend")) as backend:
+        backend.event("ready")
+        yield backend
+
+
+@pytest.fixture(scope="module")
+def client(backend: Backend) -> Iterator[httpx2.Client]:
+    with httpx2.Client(base_url=backend.event("listening")["url"], timeout=DEADLINE_S) as client:
+        yield client
+
+
+def test_500_vectors_in_binary_are_answered_over_a_real_socket(client: httpx2.Client) -> None:
+    message = write_request(Request(VECTORS[:550]))
+    answer = client.post(
+        "/v2/models/lvm/infer", content=message.body, headers=dict(message.headers)
+    )
+    assert answer.status_code == 200
+    found = read_answer(answer.content, answer.headers[HEADER_LENGTH])
+    assert (found.length, found.window, found.truncated) == (550, WINDOW, True)
+    assert client.get("/v2/models/lvm").json()["parameters"]["weights"] == "untrained weights"
+
+
+def test_requests_that_wait_for_clients_that_left_are_dropped(
+    backend: Backend, client: httpx2.Client
+) -> None:
+    url = httpx2.URL(backend.event("listening")["url"])
+    message = write_request(Request(VECTORS[:500]))
+    before = engine_runs(client)
+    for _ in range(10):
+        with socket.create_connection((url.host, url.port or 0)) as connection:
+            connection.sendall(head_of(message) + message.body)
+    limit = time.monotonic() + DEADLINE_S
+    while metric(client, "backend_in_flight_requests") and time.monotonic() < limit:
+        time.sleep(0.02)
+    client.post("/v2/models/lvm/infer", content=message.body, headers=dict(message.headers))
+    assert engine_runs(client) - before < 10
+
+
+def head_of(message: Message, more: str = "") -> bytes:
+    return (
+        f"POST /v2/models/lvm/infer HTTP/1.1\r\nhost: x\r\ncontent-length: {len(message.body)}\r\n"
+        f"{HEADER_LENGTH}: {message.headers[HEADER_LENGTH]}\r\n{more}\r\n"
+    ).encode()
+
+
+def metric(client: httpx2.Client, start: str) -> float:
+    lines = client.get("/metrics").text.splitlines()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(start))
+
+
+def engine_runs(client: httpx2.Client) -> float:
+    return metric(client, "backend_engine_seconds_count")
+
+
+def test_the_port_in_use_is_named_in_one_line_and_the_exit_is_1(
+    backend: Backend, tmp_path: Path
+) -> None:
+    port = httpx2.URL(backend.event("listening")["url"]).port
+    with running(tmp_path, PORT=str(port)) as second:
+        assert second.process.wait(DEADLINE_S) == 1
+        (line,) = second.log()
+        assert line["event"] == "cannot listen"
+        assert line["address"] == f"127.0.0.1:{port}"
+        assert line["reason"] == "Address already in use"
+
+
+def test_a_missing_bank_and_a_wrong_setting_end_in_their_names_and_exit_1(tmp_path: Path) -> None:
+    with (
+        running(tmp_path, BANK="/nowhere.npz") as without_bank,
+        running(tmp_path, PORT="x") as wrong,
+    ):
+        assert without_bank.process.wait(DEADLINE_S) == 1
+        assert "/nowhere.npz" in without_bank.event("cannot load")["reason"]
+        assert wrong.process.wait(DEADLINE_S) == 1
+        assert wrong.event("wrong setting")["setting"] == "BACKEND_PORT"
+
+
+def test_sigterm_under_a_request_lets_it_finish_and_exits_0(tmp_path: Path) -> None:
+    with running(tmp_path) as backend:
+        backend.event("ready")
+        url = httpx2.URL(backend.event("listening")["url"])
+        message = write_request(Request(VECTORS[:500]))
+        with socket.create_connection((url.host, url.port or 0), DEADLINE_S) as connection:
+            connection.sendall(head_of(message, "expect: 100-continue\r\n"))
+            assert connection.recv(64).startswith(b"HTTP/1.1 100")  # it waits for the body now
+            backend.process.send_signal(signal.SIGTERM)
+            connection.sendall(message.body)
+            assert connection.recv(64).startswith(b"HTTP/1.1 200")
+        assert backend.process.wait(DEADLINE_S) == 0
+        assert backend.log()[-1]["event"] == "stopped"

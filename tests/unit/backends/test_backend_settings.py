@@ -1,0 +1,39 @@
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from backends.settings import Settings
+
+LEAST = {"ARM": "phase1", "PORT": "8091", "MAX_LENGTH": "100", "BANK": "/data/bank.npz"}
+
+
+def from_env(monkeypatch: pytest.MonkeyPatch, **changes: str) -> Settings:
+    for name, value in {**LEAST, **changes}.items():
+        monkeypatch.setenv(f"BACKEND_{name}", value)
+    return Settings()
+
+
+def test_four_settings_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = from_env(monkeypatch)
+    assert settings.bank == Path("/data/bank.npz")
+    assert (settings.host, settings.threads, settings.queue_limit) == ("127.0.0.1", 1, 64)
+    assert (settings.max_context, settings.max_body_mb, settings.checkpoint) == (2000, 64, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("PORT", "x"), ("PORT", "70000"), ("MAX_LENGTH", "0"), ("ARM", "Phase 1"), ("THREADS", "0")],
+)
+def test_a_wrong_setting_is_refused_at_birth(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    with pytest.raises(ValidationError) as error:
+        from_env(monkeypatch, **{name: value})
+    assert error.value.errors()[0]["loc"] == (name.lower(),)
+
+
+def test_every_setting_has_a_sentence() -> None:
+    for name, field in Settings.model_fields.items():
+        assert field.description, name
+        assert field.description.endswith("."), name

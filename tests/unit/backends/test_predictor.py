@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+from backend_samples import bank, context, untrained
+
+from backends.engine.torch_cpu import TorchEngine
+from backends.errors import NotFiniteError
+from backends.predictor import Predictor
+from backends.protocol import Request
+
+BANK = context(40)
+CONTEXT = BANK[:30]
+
+
+def predictor(window: int) -> Predictor:
+    return Predictor(
+        engine=TorchEngine(untrained(), threads=1),
+        bank=bank(BANK),
+        window=window,
+        checkpoint=untrained().identity,
+        trained=False,
+    )
+
+
+def test_the_model_reads_the_newest_vectors_of_the_window() -> None:
+    whole = predictor(10).predict(Request(CONTEXT))
+    cut = predictor(10).predict(Request(CONTEXT[-10:]))
+    np.testing.assert_array_equal(whole.vector, cut.vector)
+    assert (whole.length, whole.window, whole.truncated) == (30, 10, True)
+    assert (cut.length, cut.window, cut.truncated) == (10, 10, False)
+
+
+def test_neighbours_leave_out_the_whole_context_not_only_the_window() -> None:
+    answer = predictor(10).predict(Request(CONTEXT, top_k=40))
+    assert set(answer.ids.tolist()) == set(range(1030, 1040))
+
+
+def test_neighbours_keep_the_context_on_request() -> None:
+    answer = predictor(10).predict(Request(CONTEXT, top_k=40, exclude_context=False))
+    assert len(answer.ids) == 40
+
+
+def test_an_answer_names_what_computed_it() -> None:
+    answer = predictor(10).predict(Request(CONTEXT))
+    assert (answer.checkpoint, answer.bank) == (untrained().identity, "ba" * 32)
+
+
+def test_numbers_that_overflow_the_model_are_the_clients_error() -> None:
+    with pytest.raises(NotFiniteError, match="its numbers are too large"):
+        predictor(10).predict(Request(CONTEXT * np.float32(1e38)))
+
+
+def test_its_facts_say_untrained_weights_in_so_many_words() -> None:
+    assert predictor(10).facts["weights"] == "untrained weights"
+    assert predictor(10).facts["trained"] is False

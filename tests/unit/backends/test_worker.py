@@ -1,0 +1,165 @@
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+
+import numpy as np
+import pytest
+from backend_samples import bank, context
+from prometheus_client import CollectorRegistry
+
+from backends.engine.port import Capabilities
+from backends.errors import DeadlineError, NotFiniteError, NotReadyError, OverloadedError
+from backends.metrics import Metrics, length_label
+from backends.predictor import Predictor
+from backends.protocol import Floats, Request
+from backends.worker import Worker
+
+QUEUE_LIMIT = 3
+
+
+class GatedEngine:
+    """An engine whose every run waits until the test opens the gate."""
+
+    capabilities = Capabilities(name="gated", device="none", threads=1)
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.running = threading.Event()
+        self.seen: list[float] = []
+
+    def warm(self, length: int) -> None:
+        """Nothing to prepare."""
+
+    def run(self, window: Floats) -> Floats:
+        self.running.set()
+        assert self.gate.wait(10)
+        self.seen.append(float(window[0, 0]))
+        answer: Floats = window[-1]
+        return answer
+
+
+class Room:
+    """A worker over a gated engine."""
+
+    def __init__(self) -> None:
+        self.engine = GatedEngine()
+        self.registry = CollectorRegistry()
+        self.worker = Worker(queue_limit=QUEUE_LIMIT, metrics=Metrics(self.registry))
+
+    def load(self) -> Predictor:
+        return Predictor(self.engine, bank(context(20)), 100, "c" * 64, trained=False)
+
+    async def occupy(self) -> asyncio.Task[object]:
+        """Send a request and wait until the engine runs it."""
+        task = self.ask(0)
+        await asyncio.to_thread(self.engine.running.wait, 10)
+        return task
+
+    def ask(self, mark: float, timeout_s: float | None = None) -> asyncio.Task[object]:
+        return asyncio.create_task(self.worker.predict(request(mark), timeout_s=timeout_s))
+
+    def metric(self, name: str, **labels: str) -> float | None:
+        return self.registry.get_sample_value(name, labels)
+
+
+def request(mark: float) -> Request:
+    return Request(np.full((2, 768), mark, np.float32), exclude_context=False)
+
+
+async def settle() -> None:
+    """Let every task run up to its next wait."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def room() -> AsyncIterator[Room]:
+    room = Room()
+    await room.worker.start(room.load)
+    yield room
+    room.engine.gate.set()
+    await room.worker.stop()
+
+
+async def test_requests_run_one_at_a_time_in_the_order_they_came(room: Room) -> None:
+    first = await room.occupy()
+    rest = [room.ask(mark) for mark in (1, 2, 3)]
+    await settle()
+    assert repr(room.worker) == "<Worker ready, 3 of 3 waiting>"
+    room.engine.gate.set()
+    await asyncio.gather(first, *rest)
+    assert room.engine.seen == [0, 1, 2, 3]
+
+
+async def test_a_full_queue_refuses_at_once(room: Room) -> None:
+    await room.occupy()
+    for mark in (1, 2, 3):
+        room.ask(mark)
+    await settle()
+    with pytest.raises(OverloadedError, match="3 requests wait already"):
+        await room.worker.predict(request(4))
+
+
+async def test_a_request_whose_deadline_passes_is_dropped_before_it_costs_anything(
+    room: Room,
+) -> None:
+    first = await room.occupy()
+    with pytest.raises(DeadlineError, match="no answer within the deadline"):
+        await room.ask(1, timeout_s=0.001)
+    room.engine.gate.set()
+    await first
+    await room.ask(2)
+    assert room.engine.seen == [0, 2]
+
+
+async def test_a_request_that_is_withdrawn_frees_its_place_and_never_runs(room: Room) -> None:
+    first = await room.occupy()
+    waiting = [room.ask(mark) for mark in (1, 2, 3)]
+    await settle()
+    waiting[1].cancel()
+    await settle()
+    instead = room.ask(4)
+    room.engine.gate.set()
+    await asyncio.gather(first, waiting[0], waiting[2], instead)
+    assert room.engine.seen == [0, 1, 3, 4]
+
+
+async def test_a_request_that_is_withdrawn_while_it_runs_hurts_nobody(room: Room) -> None:
+    first = await room.occupy()
+    second = room.ask(1)
+    first.cancel()
+    await settle()
+    room.engine.gate.set()
+    await second
+    assert room.engine.seen == [0, 1]
+
+
+async def test_a_request_that_fails_fails_alone(room: Room) -> None:
+    room.engine.gate.set()
+    bad, good = room.ask(float("nan")), room.ask(1)
+    with pytest.raises(NotFiniteError):
+        await bad
+    await good
+
+
+async def test_before_the_model_is_loaded_a_request_is_told_to_try_again() -> None:
+    worker = Room().worker
+    with pytest.raises(NotReadyError, match="still being loaded"):
+        await worker.predict(request(1))
+    await worker.stop()
+
+
+async def test_it_measures_waiting_running_and_readiness(room: Room) -> None:
+    first = await room.occupy()
+    assert room.metric("backend_ready") == 1
+    assert room.metric("backend_in_flight_requests") == 1
+    room.engine.gate.set()
+    await first
+    assert room.metric("backend_in_flight_requests") == 0
+    assert room.metric("backend_queue_wait_seconds_count") == 1
+    assert room.metric("backend_engine_seconds_count", length="<=100") == 1
+
+
+def test_length_labels_are_a_closed_set() -> None:
+    labels = [length_label(n) for n in (1, 100, 101, 200, 350, 500, 501, 10**6)]
+    assert labels == ["<=100", "<=100", "<=200", "<=200", "<=350", "<=500", ">500", ">500"]
