@@ -1,0 +1,48 @@
+"""`python -m rollout`: settings -> objects -> one controller.
+
+Exits 0 after SIGTERM or SIGINT, 1 when a setting or the port is wrong: the log's last lines say
+which. A store that is down is no reason to exit: `/health/ready` says so until it is back.
+"""
+
+import structlog
+from pydantic import ValidationError
+
+from backends import telemetry
+from rollout.api import Api
+from rollout.controller import Controller
+from rollout.settings import Settings
+from rollout.store.redis import RedisStore
+
+log = structlog.stdlib.get_logger("rollout")
+
+
+def main() -> None:
+    """Run one controller until it is told to stop."""
+    settings = _settings()
+    telemetry.configure_logging("rollout", settings.log_level)
+    controller = Controller(_store(settings.redis_url), settings.tiers)
+    telemetry.serve(Api(controller, settings.backends).app, settings.host, settings.port)
+
+
+def _settings() -> Settings:
+    try:
+        return Settings()
+    except ValidationError as error:
+        telemetry.configure_logging("rollout")
+        for fault in error.errors():
+            name = "_".join(str(part) for part in fault["loc"]).upper()
+            setting = name if name.startswith("TURNOUT_") else f"ROLLOUT_{name}"
+            log.critical("wrong setting", setting=setting, reason=fault["msg"])
+        raise SystemExit(1) from None
+
+
+def _store(url: str) -> RedisStore:
+    try:
+        return RedisStore(url)
+    except ValueError as error:
+        log.critical("wrong setting", setting="TURNOUT_REDIS_URL", reason=str(error))
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

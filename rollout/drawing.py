@@ -1,0 +1,74 @@
+"""One drawing, from matplotlib's figure to an element of a page; the same bytes every time.
+
+matplotlib keeps its settings in one global dictionary: inside `canvas` they are the report's, and a
+lock keeps two reports from being drawn at once. Text stays text, so a reader can search it and a
+page can set its typeface. Ids inside an SVG are global to the page that holds it: each drawing's
+get a prefix of their own.
+"""
+
+import html
+import io
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+INK: Final = "#20262E"
+MUTED: Final = "#67707C"
+FAINT: Final = "#E3E7EC"
+
+_STYLE: Final[dict[Any, Any]] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "turnout",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 8.5,
+    "text.color": INK,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": MUTED,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "hatch.linewidth": 0.6,
+}
+_ANONYMOUS: Final = {"Date": None, "Creator": None, "Format": None, "Type": None}
+_LOCK: Final = threading.Lock()
+
+
+@contextmanager
+def canvas() -> Iterator[None]:
+    """Draw with the report's settings, alone. Every `panel` and `svg` belongs inside."""
+    with _LOCK, mpl.rc_context(_STYLE):
+        yield
+
+
+def panel(width: float, height: float) -> tuple[Figure, Axes]:
+    """Give a figure of this size in inches, with one set of axes."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def svg(figure: Figure, name: str, label: str) -> str:
+    """Give the figure as an element of a page: labelled, scalable, its ids prefixed by `name`."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata=_ANONYMOUS)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<defs>\s*<style[^>]*>.*?</style>\s*</defs>", "", text, count=1, flags=re.DOTALL)
+    text = re.sub(r'<g id="[^"]*">', "<g>", text)
+    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\1{name}-", text)
+    text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.DOTALL)
+    box = re.search(r'viewBox="[^"]*"', text)
+    assert box is not None  # noqa: S101 - matplotlib always writes one
+    opening = f'<svg class="drawing" role="img" aria-label="{html.escape(label)}" {box[0]}>'
+    return re.sub(r"<svg[^>]*>", lambda _: opening, text, count=1)

@@ -1,0 +1,154 @@
+"""A gateway's door to Redis: read the snapshot, append what was seen.
+
+Nothing here is on a request's path. A gateway asks for the snapshot at start and at an interval,
+listens for changes beside that, and sends what it counted as batches. Every method waits a bounded
+time and fails with `FeedUnavailable` alone, so that a gateway without Redis has one thing to
+handle: go on with the last snapshot, keep the batch, try again. Sending a batch again is safe: it
+is counted once by its `(boot, sequence)`.
+"""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from typing import ClassVar, Final, cast
+
+import orjson
+from pydantic import ValidationError
+from redis.exceptions import RedisError
+
+from rollout.errors import RolloutError
+from rollout.snapshot import HITS, Batch, Heartbeat, Keys, LabelOutcome, Pending, Snapshot
+from rollout.store.connection import connect, script
+
+SEQUENCE_TTL_S: Final = 86_400
+KEPT_SAMPLES: Final = 1000
+_IDLE_S: Final = 1.0
+
+
+class FeedUnavailable(RolloutError):  # noqa: N818 - a state of the world, not a mistake
+    """Redis did not answer in time, or not with what was asked for. Whether it acted is unknown."""
+
+    status: ClassVar[int] = 503
+
+
+class Feed:
+    """One gateway's door. Build it once; it connects when it is first used.
+
+    `timeout_s` bounds each connect and each wait for an answer. Raises ValueError for a bad URL.
+    """
+
+    def __init__(self, url: str, *, namespace: str = "turnout", timeout_s: float = 0.5) -> None:
+        self._keys = Keys(namespace)
+        self._redis = connect(url, timeout_s=timeout_s)
+        self._flush = script("flush")
+        self._label = script("label")
+
+    async def snapshot(self) -> Snapshot | None:
+        """Read the snapshot; None when the store holds none."""
+        with _translated():
+            stored = await self._redis.get(self._keys.snapshot)
+        return None if stored is None else _read_snapshot(stored)
+
+    async def changes(self) -> AsyncIterator[Snapshot]:
+        """Yield the snapshot as it is, then each new one; ends with FeedUnavailable.
+
+        A message can be lost with its connection, and a silent connection can be a dead one: go on
+        polling `snapshot` beside this.
+        """
+        pubsub = self._redis.pubsub(ignore_subscribe_messages=True)
+        try:
+            with _translated():
+                await pubsub.subscribe(self._keys.changed)
+            if (now := await self.snapshot()) is not None:
+                yield now
+            while True:
+                with _translated():
+                    message = await pubsub.get_message(timeout=_IDLE_S)
+                if message is not None:
+                    yield _read_snapshot(message["data"])
+        finally:
+            with _translated():
+                await pubsub.aclose()  # type: ignore[no-untyped-call] # redis-py left it untyped
+
+    async def flush(self, batch: Batch) -> bool:
+        """Count `batch`; False when this `(boot, sequence)` had been counted before."""
+        keys, arguments = _flush_arguments(batch, self._keys)
+        with _translated():
+            counted = await self._redis.eval(self._flush, len(keys), *keys, *arguments)
+        return bool(counted)
+
+    async def beat(self, heartbeat: Heartbeat) -> None:
+        """Say that this gateway lives, and which version it applied."""
+        with _translated():
+            stored = heartbeat.model_dump_json()
+            await self._redis.hset(self._keys.gateways, heartbeat.boot, stored)
+
+    async def label(self, request_id: str, target_id: int) -> LabelOutcome:
+        """Take in the truth of a request: the first counts, for every arm that answered."""
+        key = self._keys.pending(request_id)
+        with _translated():
+            outcome = await self._redis.eval(self._label, 1, key, str(target_id), *HITS)
+        return cast("LabelOutcome", outcome)
+
+    async def close(self) -> None:
+        """Give the connections back."""
+        with _translated():
+            await self._redis.aclose()
+
+
+def _flush_arguments(batch: Batch, keys: Keys) -> tuple[list[str], list[str | int]]:
+    """Lay a batch out for flush.lua, which documents the order."""
+    places: dict[str, int] = {keys.sequence(batch.boot): 1}
+
+    def place(key: str) -> int:
+        return places.setdefault(key, len(places) + 1)
+
+    counts = [
+        (place(keys.counts(cell.rollout, cell.evidence_epoch, cell.stage)), field, by)
+        for cell, counters in batch.counts.items()
+        for counter, by in counters.items()
+        for field in [f"{cell.minute}|{cell.stratum}|{counter}"]
+    ]
+    samples = [
+        (place(keys.samples(sample.rollout)), sample.model_dump_json()) for sample in batch.samples
+    ]
+    pending = [
+        (place(keys.pending(one.request_id)), _stored(one, keys), int(one.label_window_s * 1000))
+        for one in batch.pending
+    ]
+    arguments: list[str | int] = [batch.sequence, SEQUENCE_TTL_S, KEPT_SAMPLES]
+    for items in (counts, samples, pending):
+        arguments.append(len(items))
+        for item in items:
+            arguments.extend(item)
+    return list(places), arguments
+
+
+def _stored(pending: Pending, keys: Keys) -> str:
+    """Write a pending label the way label.lua reads it."""
+    cell = pending.cell
+    if cell is None:
+        return "{}"
+    return orjson.dumps(
+        {
+            "counts": keys.counts(cell.rollout, cell.evidence_epoch, cell.stage),
+            "cell": f"{cell.minute}|{cell.stratum}",
+            "assigned": pending.assigned,
+            "top": {role: [str(id_) for id_ in ids] for role, ids in pending.top.items()},
+        }
+    ).decode()
+
+
+def _read_snapshot(stored: str | bytes) -> Snapshot:
+    try:
+        return Snapshot.model_validate_json(stored)
+    except ValidationError as error:
+        raise FeedUnavailable(f"the store's snapshot cannot be read: {error}") from None
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turn every way in which Redis can fail into FeedUnavailable."""
+    try:
+        yield
+    except (RedisError, OSError, TimeoutError) as error:
+        raise FeedUnavailable(f"Redis: {type(error).__name__}: {error}") from error

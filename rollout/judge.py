@@ -1,0 +1,220 @@
+"""Counts and a plan in, a verdict with its reasons out. Pure.
+
+Four kinds, and the difference between them is the point: PASS is measured good, FAIL is measured
+bad, INCONCLUSIVE is not enough yet, ERROR is could-not-measure. No data never passes. A verdict is
+the worst of its checks, in the order ERROR, FAIL, INCONCLUSIVE, PASS: where the measuring itself is
+broken, neither a good nor a bad figure may be believed.
+
+A failure is an e-value of 100 or more (wrong at most once in a hundred rollouts, at any look); a
+pass is, for now, a threshold on the observed share, and its reason says so.
+"""
+
+import math
+from typing import Final, Literal, NamedTuple
+
+from rollout.evidence import ln_e_plus, ln_e_ratio
+from rollout.plan import Plan, Stage, duration
+from rollout.snapshot import Frozen
+from rollout.tally import StageTally, percent
+from rollout.wording import span
+
+Kind = Literal["PASS", "FAIL", "INCONCLUSIVE", "ERROR"]
+SEVERITY: Final[tuple[Kind, ...]] = ("ERROR", "FAIL", "INCONCLUSIVE", "PASS")
+LN_E_BREACH: Final = math.log(100)
+"""Evidence that fails a rollout (alpha = 0.01)."""
+LN_E_RATIO: Final = math.log(1000)
+"""Evidence that the split is not the one intended."""
+_SAID: Final[dict[Kind, str]] = {
+    "ERROR": "held, because something cannot be measured",
+    "FAIL": "failed",
+    "INCONCLUSIVE": "held",
+    "PASS": "passed",
+}
+
+
+class Check(Frozen):
+    """One thing that was looked at: what was found, what was asked for, and what follows."""
+
+    name: str
+    kind: Kind
+    observed: str
+    required: str
+    reason: str
+
+
+class Verdict(Frozen):
+    """What the checks of a stage add up to. `reason` is one sentence for a release engineer."""
+
+    kind: Kind
+    checks: tuple[Check, ...]
+    reason: str
+
+
+class Attempts(NamedTuple):
+    """The candidate's own attempts, and how many of them failed."""
+
+    total: int
+    failed: int
+
+
+def judge(stage: Stage, tally: StageTally, plan: Plan, elapsed_s: float) -> Verdict:
+    """Say whether the gate of `stage` is open, `elapsed_s` seconds after it was entered."""
+    checks = [
+        _duration(stage, elapsed_s),
+        _requests(stage, tally),
+        _errors(stage, tally, plan),
+    ]
+    if stage.mirrors:
+        checks += [_pairs(stage, tally), _coverage(tally, plan)]
+    if stage.splits and plan.unit == "request":
+        checks.append(_ratio(stage, tally))
+    return combine(tuple(checks))
+
+
+def combine(checks: tuple[Check, ...]) -> Verdict:
+    """Take the worst kind of `checks`, and the reasons of the checks of that kind."""
+    kind = min((check.kind for check in checks), key=SEVERITY.index)
+    reasons = "; ".join(check.reason for check in checks if check.kind == kind)
+    return Verdict(kind=kind, checks=checks, reason=f"{_SAID[kind]}: {reasons}")
+
+
+def unreadable(reason: str) -> Verdict:
+    """Say that the counts themselves cannot be read: could not measure, so nothing may advance."""
+    check = Check(
+        name="counts", kind="ERROR", observed="unreadable", required="readable", reason=reason
+    )
+    return combine((check,))
+
+
+def attempts(stage: Stage, tally: StageTally) -> Attempts:
+    """Count the candidate's own attempts: the mirrored pairs in shadow, else those assigned."""
+    if stage.mode == "shadow":
+        failed = tally.pair_errors["01"] + tally.pair_errors["11"]
+        return Attempts(tally.pairs, failed)
+    return Attempts(tally.candidate.assigned, tally.candidate.error_count)
+
+
+# --- the checks ----------------------------------------------------------------------------------
+
+
+def _duration(stage: Stage, elapsed_s: float) -> Check:
+    need = duration(stage.min_duration_s)
+    enough = elapsed_s >= stage.min_duration_s
+    spent = span(elapsed_s)
+    return Check(
+        name="minimum duration",
+        kind="PASS" if enough else "INCONCLUSIVE",
+        observed=spent,
+        required=f"at least {need}",
+        reason=f"{spent} of {need} in the stage {stage.name}",
+    )
+
+
+def _requests(stage: Stage, tally: StageTally) -> Check:
+    need = max(1, stage.min_requests)  # no data never passes, whatever the plan asks for
+    return Check(
+        name="minimum requests",
+        kind="PASS" if tally.requests >= need else "INCONCLUSIVE",
+        observed=f"{tally.requests}",
+        required=f"at least {need}",
+        reason=f"{tally.requests} of {need} requests in scope",
+    )
+
+
+def _pairs(stage: Stage, tally: StageTally) -> Check:
+    return Check(
+        name="minimum pairs",
+        kind="PASS" if tally.pairs >= stage.min_pairs else "INCONCLUSIVE",
+        observed=f"{tally.pairs}",
+        required=f"at least {stage.min_pairs}",
+        reason=f"{tally.pairs} of {stage.min_pairs} requests that both arms answered",
+    )
+
+
+def _coverage(tally: StageTally, plan: Plan) -> Check:
+    """Look for mirrors that were lost; one that ended in an arm's error was seen, and is judged."""
+    seen, intended = tally.pairs, tally.mirror_intended
+    share = percent(seen, intended)
+    kind: Kind = "PASS"
+    if share is None:
+        kind = "INCONCLUSIVE"
+    elif share < plan.min_mirror_coverage:
+        kind = "ERROR"
+    why = ", ".join(f"{count} {name}" for name, count in tally.mirror_dropped.items())
+    dropped = f" (dropped: {why})" if why and kind == "ERROR" else ""
+    return Check(
+        name="mirror coverage",
+        kind=kind,
+        observed=_share(share),
+        required=f"at least {_share(plan.min_mirror_coverage)}",
+        reason=f"{seen} of {intended} intended mirrors were seen to their end{dropped}",
+    )
+
+
+def _errors(stage: Stage, tally: StageTally, plan: Plan) -> Check:
+    total, failed = attempts(stage, tally)
+    limit = plan.max_error_rate
+    observed = percent(failed, total)
+    found = f"the candidate failed {failed} of {total} attempts"
+    ln_e = _ln_e_breach(failed, max(0, total - failed), limit / 100)
+    kind: Kind
+    if failed > total:
+        kind, reason = "ERROR", f"{found}, which cannot be: the counts contradict each other"
+    elif observed is None:
+        kind, reason = "INCONCLUSIVE", "the candidate has not been tried yet"
+    elif ln_e >= LN_E_BREACH:
+        kind = "FAIL"
+        reason = f"{found}, more than {_share(limit)} by an e-value of {_e_value(ln_e)} (100 fails)"
+    elif observed > limit:
+        kind = "INCONCLUSIVE"
+        reason = (
+            f"{found}: {_share(observed)} is above {_share(limit)}, "
+            f"but an e-value of {_e_value(ln_e)} is no proof (100 fails)"
+        )
+    else:
+        kind = "PASS"
+        reason = (
+            f"{found}: {_share(observed)} is at or below {_share(limit)} "
+            "(a threshold on the observed share, not a test yet)"
+        )
+    return Check(
+        name="candidate errors",
+        kind=kind,
+        observed=_share(observed),
+        required=f"at most {_share(limit)}",
+        reason=reason,
+    )
+
+
+def _ratio(stage: Stage, tally: StageTally) -> Check:
+    counts = (tally.incumbent.assigned, tally.candidate.assigned)
+    weight = stage.weight / 100
+    ln_e = ln_e_ratio(counts, (1 - weight, weight))
+    found = f"{counts[1]} of {sum(counts)} requests were assigned to the candidate"
+    return Check(
+        name="sample ratio",
+        kind="ERROR" if ln_e >= LN_E_RATIO else "PASS" if sum(counts) else "INCONCLUSIVE",
+        observed=_share(percent(counts[1], sum(counts))),
+        required=f"{_share(stage.weight)}, e-value below 1000",
+        reason=f"{found}, {_share(stage.weight)} intended: e-value {_e_value(ln_e)}",
+    )
+
+
+def _ln_e_breach(failed: int, fine: int, limit: float) -> float:
+    """Weigh the evidence that more than `limit` fail; the ends of the range need no statistics."""
+    if limit >= 1:
+        return -math.inf
+    if limit <= 0:
+        return math.inf if failed else -math.inf
+    return ln_e_plus(failed, fine, limit)
+
+
+def _share(value: float | None) -> str:
+    return "none yet" if value is None else f"{value:.4g} %"
+
+
+def _e_value(ln_e: float) -> str:
+    """Write an e-value so that a person can compare it with 100."""
+    if math.log(0.01) < ln_e < math.log(1e6):
+        return f"{math.exp(ln_e):.3g}"
+    return f"1e{ln_e / math.log(10):+.0f}" if math.isfinite(ln_e) else "infinity"

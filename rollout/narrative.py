@@ -1,0 +1,157 @@
+"""The report in words: the notice above it, its plain summary, and what each figure means. Pure.
+
+Sentences only repeat figures of the document, in the wording of the page. Stages are not pooled: a
+sentence speaks of the last stage that has the evidence.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from rollout import wording
+from rollout.document import Headline, Model, Note, StageReport, Totals
+from rollout.snapshot import RELATIVE_ERROR, Arm
+
+UNTRAINED: Final = (
+    "untrained weights: these arms start from fixed seeds; "
+    "agreement and hit rates say nothing about the trained models"
+)
+UNIDENTIFIED: Final = (
+    "not every backend has told what it computes with: the models are not identified"
+)
+
+
+def notice(headline: Headline, models: Mapping[Arm, Model]) -> str | None:
+    """Say what must be read before any figure; None when the figures stand by themselves."""
+    if not all(model.trained for model in models.values()):
+        return UNTRAINED
+    return None if {headline.incumbent, headline.candidate} <= models.keys() else UNIDENTIFIED
+
+
+def summary(
+    headline: Headline,
+    totals: Totals,
+    stages: tuple[StageReport, ...],
+    models: Mapping[Arm, Model],
+) -> list[str]:
+    """The report in a few plain sentences; the last evidence counts, stages are not pooled."""
+    sentences = [_traffic_sentence(headline, totals), _state_sentence(headline)]
+    judged = [stage for stage in stages if stage.verdict]
+    if judged and (verdict := judged[-1].verdict):
+        sentences.append(
+            f"The last verdict, on {judged[-1].stage}, was {verdict.kind}: {verdict.reason}"
+        )
+    else:
+        sentences.append("No stage has been judged yet.")
+    paired = [stage for stage in stages if stage.agreement["cosine"].n]
+    if paired:
+        sentences.append(_agreement_sentence(paired[-1]))
+    else:
+        sentences.append("No request was answered by both arms, so there is no agreement to show.")
+    labelled = [stage for stage in stages if stage.labelled_pairs]
+    if labelled:
+        sentences.append(_hits_sentence(headline, labelled[-1]))
+    if not all(model.trained for model in models.values()):
+        sentences.append(
+            "The weights are untrained, so read these figures as a test of the machinery only."
+        )
+    return sentences
+
+
+def _traffic_sentence(headline: Headline, totals: Totals) -> str:
+    if totals.candidate_percent is None:
+        return "No request in scope was counted."
+    return (
+        f"{headline.candidate} was given {wording.percent(totals.candidate_percent)} of "
+        f"{wording.count(totals.requests)} requests in scope to answer, and "
+        f"{headline.incumbent} the rest; {wording.count(totals.compared)} requests were answered "
+        "by both and compared."
+    )
+
+
+def _state_sentence(headline: Headline) -> str:
+    span = wording.span(headline.duration_s)
+    match headline.state:
+        case "succeeded":
+            return f"The rollout succeeded after {span}: it went through its last stage."
+        case "aborted":
+            return f"The rollout was aborted after {span}, in the stage {headline.stage}."
+        case "paused":
+            return f"The rollout is paused in the stage {headline.stage}, {span} after its start."
+        case "running":
+            return f"The rollout is in the stage {headline.stage}, {span} after its start."
+
+
+def _agreement_sentence(stage: StageReport) -> str:
+    cosine, overlap = stage.agreement["cosine"], stage.agreement["overlap10"]
+    return (
+        f"On the {wording.count(cosine.n)} pairs of {stage.stage} the two predictions had a mean "
+        f"cosine of {wording.write(cosine.mean, 'score')}, and their first ten neighbours "
+        f"overlapped by {wording.write(overlap.mean, 'score')} on average."
+    )
+
+
+def _hits_sentence(headline: Headline, stage: StageReport) -> str:
+    outcomes = stage.pair_hits[5]
+    return (
+        f"Where the truth arrived for both arms ({wording.count(stage.labelled_pairs)} pairs of "
+        f"{stage.stage}), it was among the first five of {headline.candidate} alone "
+        f"{wording.count(outcomes['01'])} times and of {headline.incumbent} alone "
+        f"{wording.count(outcomes['10'])} times."
+    )
+
+
+NOTES: Final = (
+    Note(
+        about="Assignment",
+        text="A request belongs to the arm it was assigned to, even if the other arm answered it "
+        "after a failure. So an arm's errors are failed attempts of its own, and requests that "
+        "were rescued are listed as fallbacks. Requests with an override header, and requests "
+        "without a key where assignment is by key, are left out of the split.",
+    ),
+    Note(
+        about="Share of traffic",
+        text="In a shadow stage the incumbent answers everybody and the share counts mirrored "
+        "requests; in an A/B stage it counts answered ones. The sample-ratio check weighs the "
+        "counts against the intended share by an e-value: 1,000 or more means that something "
+        "other than chance decided who got which arm, and then no comparison can be trusted.",
+    ),
+    Note(
+        about="Mirrors and pairs",
+        text="A mirrored request was sent to both arms. Coverage is the part of the intended "
+        "mirrors that was in fact compared; what was dropped is listed by cause.",
+    ),
+    Note(
+        about="Latency",
+        text="What clients waited for, by assigned arm, from a histogram with logarithmic bins: "
+        f"relative error {100 * RELATIVE_ERROR:g} %. The arms' own times on mirrored pairs are "
+        "advisory: one of the two was not served to anybody.",
+    ),
+    Note(
+        about="Agreement",
+        text="Cosine compares the two predicted vectors. Overlap@k is the part of the first k "
+        "neighbours that both arms named. Rank-biased overlap (RBO, p = 0.9) also weighs their "
+        "order, the first places most. Values are rounded down to hundredths before they are "
+        "counted, so a mean may be up to 0.01 too low. Agreement says how alike the arms are, not "
+        "which one is right.",
+    ),
+    Note(
+        about="Hit@k",
+        text="The part of the labelled requests whose true next chunk was among the first k "
+        "neighbours. Truth arrives later, and only for some requests: a missing label is missing "
+        "coverage, never a miss. Per arm it is what clients got; in pairs it is each arm's own "
+        "prediction on the same request.",
+    ),
+    Note(
+        about="Intervals",
+        text="Wilson 95 % intervals, fixed-sample: right for one look at a sample whose size was "
+        "settled beforehand. They are not valid for watching a running rollout and deciding when "
+        "they look good.",
+    ),
+    Note(
+        about="What is not claimed",
+        text="This report describes; it does not test. Overlapping intervals prove no equality, "
+        "and separate ones no cause. Tests that hold at every look belong to the judge. Rates are "
+        "not pooled over stages, because weights change between them (Simpson's paradox). Targets "
+        "are reported, not required. 'no data' means that nothing was measured, never zero.",
+    ),
+)

@@ -1,0 +1,118 @@
+"""What a person asks of the controller, and what comes back: the words of its commands. Pure."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from rollout.errors import RolloutError
+from rollout.judge import Verdict
+from rollout.machine import Event, Record, legal, live
+from rollout.plan import Plan
+from rollout.snapshot import Arm, Frozen, Heartbeat, Mode, Position, Tier
+from rollout.tally import StageTally
+
+Verb = Literal["start", "advance", "pause", "resume", "abort"]
+
+
+class Order(Frozen):
+    """What comes with every command."""
+
+    actor: str = Field(min_length=1, max_length=128, description="Who asks.")
+    reason: str = Field(min_length=1, max_length=1000, description="Why: kept in the audit.")
+    idempotency_key: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=128,
+        description="Sent again with the same key, the command does nothing more.",
+    )
+    expected_version: str | None = Field(
+        default=None,
+        pattern=r"^\d{1,15}\.\d{1,15}$",
+        description="epoch.version: refused with 409 when the rollout has moved on.",
+    )
+    dry_run: bool = Field(default=False, description="Say what would happen, and do nothing.")
+
+    @property
+    def expected(self) -> Position | None:
+        """The expected position, if one was given."""
+        return Position.parse(self.expected_version) if self.expected_version else None
+
+
+class Result(Frozen):
+    """What a command led to. `version` is where the store stands after it, as `epoch.version`."""
+
+    outcome: Literal["applied", "repeated", "dry_run"]
+    command: Verb
+    version: str
+    rollout: str
+    state: str
+    stage: str
+    message: str
+    verdict: Verdict | None = None
+
+
+class RolloutStatus(Frozen):
+    """One rollout as a person wants to see it."""
+
+    id: str
+    plan: Plan
+    state: str
+    incumbent: Arm
+    candidate: Arm
+    stage: str
+    stage_number: int
+    """Counted from 1."""
+    stages: int
+    mode: Mode
+    weight: float
+    """Percent of the traffic in scope that the candidate gets now; 0 when the rollout has ended."""
+    entered_at: float
+    started_at: float
+    ended_at: float | None
+    legal: tuple[Event, ...]
+    verdicts: dict[str, Verdict]
+
+
+class Status(Frozen):
+    """Where everything stands. `now` is in Unix seconds on the store's clock."""
+
+    version: str | None
+    now: float
+    tiers: tuple[Tier, ...]
+    rollout: RolloutStatus | None
+    verdict: Verdict | None = None
+    """What the gate of the present stage says; None when no rollout is under way."""
+    tally: StageTally | None = None
+    gateways: tuple[Heartbeat, ...] = ()
+
+
+class Refused(RolloutError):  # noqa: N818 - a decision, not a mistake
+    """A command that the gate of the present stage does not allow yet. Nothing was changed."""
+
+    status: ClassVar[int] = 409
+
+    def __init__(self, message: str, verdict: Verdict) -> None:
+        super().__init__(message)
+        self.verdict = verdict
+
+
+def describe(record: Record) -> RolloutStatus:
+    """Say where a rollout stands."""
+    split = live(record)
+    return RolloutStatus(
+        id=record.id,
+        plan=record.plan,
+        state=record.state,
+        incumbent=record.incumbent,
+        candidate=record.plan.candidate,
+        stage=record.stage.name,
+        stage_number=record.stage_index + 1,
+        stages=len(record.plan.stages),
+        mode=record.stage.mode,
+        weight=split.weight if split else 0,
+        entered_at=record.visits[-1].entered_at,
+        started_at=record.started_at,
+        ended_at=record.ended_at,
+        legal=legal(record),
+        verdicts=record.verdicts,
+    )

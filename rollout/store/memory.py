@@ -1,0 +1,98 @@
+"""The store in this process: the same four verbs, for tests and simulations under any clock.
+
+It ships beside the real one and passes the same tests. Nothing survives the process, and nothing
+is shared with another: a controller that serves people uses `RedisStore`.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from rollout.machine import AuditEntry, Record
+from rollout.snapshot import Batch, Heartbeat, Sample, Snapshot
+from rollout.store.port import (
+    Applied,
+    Change,
+    Journal,
+    Late,
+    Moved,
+    Observations,
+    Outcome,
+    Repeated,
+    Stored,
+)
+
+
+class MemoryStore:
+    """A store under `clock` (Unix seconds). It applies a commit up to `budget_ms` after a load."""
+
+    def __init__(self, clock: Callable[[], float], *, budget_ms: int = 2000) -> None:
+        self._clock = clock
+        self._budget_ms = budget_ms
+        self._snapshot: Snapshot | None = None
+        self._record: Record | None = None
+        self._entries: list[AuditEntry] = []
+        self._outcomes: dict[str, str] = {}
+        self._counts: dict[tuple[str, int, str], Counter[str]] = {}
+        self._samples: list[Sample] = []
+        self._sequences: dict[str, int] = {}
+        self._heartbeats: dict[str, Heartbeat] = {}
+
+    async def load(self, idempotency_key: str | None = None) -> Stored:
+        """Read the present state."""
+        now = self._clock()
+        outcome = None if idempotency_key is None else self._outcomes.get(idempotency_key)
+        deadline_ms = int(now * 1000) + self._budget_ms
+        return Stored(self._snapshot, self._record, now, deadline_ms, outcome)
+
+    async def commit(self, change: Change) -> Outcome:
+        """Apply `change` or do nothing."""
+        if change.idempotency_key in self._outcomes:
+            return Repeated(self._outcomes[change.idempotency_key])
+        if self._clock() * 1000 > change.deadline_ms:
+            return Late()
+        current = self._snapshot.position if self._snapshot else None
+        if current != change.expected:
+            return Moved(current)
+        self._snapshot, self._record = change.snapshot, change.record
+        self._entries.append(change.entry)
+        self._outcomes[change.idempotency_key] = change.outcome
+        return Applied()
+
+    async def observations(
+        self, rollout: str, evidence_epoch: int, stages: Sequence[str], *, samples: int = 0
+    ) -> Observations:
+        """Read the counts of `stages` and the newest `samples`."""
+        newest = [sample for sample in reversed(self._samples) if sample.rollout == rollout]
+        return Observations(
+            counts={
+                stage: dict(self._counts.get((rollout, evidence_epoch, stage), {}))
+                for stage in stages
+            },
+            samples=tuple(newest[:samples]),
+        )
+
+    async def journal(self) -> Journal:
+        """Read the audit and the heartbeats."""
+        return Journal(tuple(self._entries), tuple(self._heartbeats.values()))
+
+    async def close(self) -> None:
+        """Nothing to give back."""
+
+    # A gateway's half, which for Redis is `rollout.feed.Feed`.
+
+    def flush(self, batch: Batch) -> bool:
+        """Count `batch`; False when this `(boot, sequence)` had been counted before."""
+        if batch.sequence <= self._sequences.get(batch.boot, -1):
+            return False
+        self._sequences[batch.boot] = batch.sequence
+        for cell, counters in batch.counts.items():
+            held = self._counts.setdefault(
+                (cell.rollout, cell.evidence_epoch, cell.stage), Counter()
+            )
+            held.update({f"{cell.minute}|{cell.stratum}|{name}": n for name, n in counters.items()})
+        self._samples.extend(batch.samples)
+        return True
+
+    def beat(self, heartbeat: Heartbeat) -> None:
+        """Say that a gateway lives."""
+        self._heartbeats[heartbeat.boot] = heartbeat

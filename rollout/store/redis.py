@@ -1,0 +1,159 @@
+"""The store in Redis 7 or Valkey. Keys are in `rollout.snapshot.Keys`, atomic work in `lua/`."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, TypeVar
+
+from pydantic import ValidationError
+from redis.exceptions import RedisError
+
+from rollout.errors import OutcomeUnknown, StoreUnavailable
+from rollout.machine import AuditEntry, Record
+from rollout.snapshot import Heartbeat, Keys, Position, Sample, Snapshot
+from rollout.store.connection import connect, script
+from rollout.store.port import (
+    Applied,
+    Change,
+    Journal,
+    Late,
+    Moved,
+    Observations,
+    Outcome,
+    Repeated,
+    Stored,
+)
+
+IDEMPOTENCY_TTL_S: Final = 86_400
+JOURNAL_LENGTH: Final = 1000
+BUDGET_MS: Final = 2000
+PATIENCE_S: Final = 0.5
+_T = TypeVar("_T")
+
+
+class RedisStore:
+    """The store of a controller. Build it once; it connects when it is first used.
+
+    `budget_ms` is how long after a `load` a `commit` may still be applied. The client waits for an
+    answer `PATIENCE_S` longer than that, so that it never gives up on a write that may yet happen.
+    Raises ValueError for a bad URL.
+    """
+
+    def __init__(self, url: str, *, namespace: str = "turnout", budget_ms: int = BUDGET_MS) -> None:
+        self._keys = Keys(namespace)
+        self._redis = connect(url, timeout_s=budget_ms / 1000 + PATIENCE_S)
+        self._budget_ms = budget_ms
+        self._transition = script("transition")
+
+    async def load(self, idempotency_key: str | None = None) -> Stored:
+        """Read snapshot, record, clock and outcome at one moment. Raises StoreUnavailable."""
+        with _reading():
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.get(self._keys.snapshot)
+                pipe.get(self._keys.record)
+                pipe.time()
+                pipe.get(self._keys.idempotency(idempotency_key or ""))
+                snapshot, record, (second, microsecond), outcome = await pipe.execute()
+            return Stored(
+                snapshot=_read(snapshot, Snapshot.model_validate_json),
+                record=_read(record, Record.model_validate_json),
+                now=second + microsecond / 1e6,
+                deadline_ms=second * 1000 + microsecond // 1000 + self._budget_ms,
+                outcome=outcome if idempotency_key else None,
+            )
+
+    async def commit(self, change: Change) -> Outcome:
+        """Run transition.lua. Raises OutcomeUnknown when no answer came."""
+        keys = self._keys
+        try:
+            word, *rest = await self._redis.eval(
+                self._transition,
+                4,
+                keys.snapshot,
+                keys.record,
+                keys.audit,
+                keys.idempotency(change.idempotency_key),
+                str(change.expected or ""),
+                change.deadline_ms,
+                change.snapshot.model_dump_json(),
+                change.record.model_dump_json(),
+                change.entry.model_dump_json(),
+                change.outcome,
+                IDEMPOTENCY_TTL_S,
+                keys.changed,
+            )
+        except (RedisError, OSError) as error:
+            raise OutcomeUnknown(
+                f"the store was lost while the command was under way ({_told(error)}): whether it "
+                "happened is unknown; read the status, or send it again with its idempotency key"
+            ) from error
+        match word:
+            case "applied":
+                return Applied()
+            case "repeated":
+                return Repeated(rest[0])
+            case "late":
+                return Late()
+            case _:
+                return Moved(Position.parse(rest[0]) if rest[0] else None)
+
+    async def observations(
+        self, rollout: str, evidence_epoch: int, stages: Sequence[str], *, samples: int = 0
+    ) -> Observations:
+        """Read the counts of `stages` and the newest `samples`. Raises StoreUnavailable."""
+        with _reading():
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for stage in stages:
+                    pipe.hgetall(self._keys.counts(rollout, evidence_epoch, stage))
+                if samples:
+                    pipe.xrevrange(self._keys.samples(rollout), count=samples)
+                answers: list[Any] = await pipe.execute()
+            kept = answers[len(stages)] if samples else ()
+            return Observations(
+                counts={
+                    stage: {field: int(value) for field, value in answer.items()}
+                    for stage, answer in zip(stages, answers, strict=False)
+                },
+                samples=tuple(Sample.model_validate_json(fields["sample"]) for _, fields in kept),
+            )
+
+    async def journal(self) -> Journal:
+        """Read the newest transitions and every heartbeat. Raises StoreUnavailable."""
+        with _reading():
+            async with self._redis.pipeline(transaction=False) as pipe:
+                pipe.xrevrange(self._keys.audit, count=JOURNAL_LENGTH)
+                pipe.hgetall(self._keys.gateways)
+                entries: Sequence[tuple[str, Mapping[str, str]]]
+                heartbeats: Mapping[str, str]
+                entries, heartbeats = await pipe.execute()
+            return Journal(
+                entries=tuple(
+                    AuditEntry.model_validate_json(fields["entry"])
+                    for _, fields in reversed(entries)
+                ),
+                heartbeats=tuple(map(Heartbeat.model_validate_json, heartbeats.values())),
+            )
+
+    async def close(self) -> None:
+        """Give the connections back."""
+        await self._redis.aclose()
+
+
+def _read(stored: str | None, reader: Callable[[str], _T]) -> _T | None:
+    return None if stored is None else reader(stored)
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Turn every way in which a read can fail into StoreUnavailable."""
+    try:
+        yield
+    except (RedisError, OSError) as error:
+        raise StoreUnavailable(
+            f"the store does not answer ({_told(error)}): nothing was changed"
+        ) from error
+    except (ValidationError, ValueError) as error:
+        raise StoreUnavailable(f"the store holds what cannot be read: {error}") from error
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

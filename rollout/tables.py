@@ -1,0 +1,115 @@
+"""How a rollout looks on a terminal: a `Status`, a `Result` or a `Verdict` as rich renderables."""
+
+import time
+from typing import Final
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from rollout.judge import Verdict
+from rollout.orders import RolloutStatus, Status
+from rollout.plan import duration
+from rollout.snapshot import HITS
+from rollout.tally import Quantiles, RoleTally, StageTally
+from rollout.wording import span
+
+COLOURS: Final = {"PASS": "green", "FAIL": "bold red", "INCONCLUSIVE": "yellow", "ERROR": "red"}
+GATEWAY_ALIVE_S: Final = 10.0
+
+
+def status_view(status: Status) -> RenderableType:
+    """Show where everything stands."""
+    tiers = ", ".join(
+        f"{tier.arm} up to {tier.max_length} vectors ({'' if tier.active else 'not '}active)"
+        for tier in status.tiers
+    )
+    parts: list[RenderableType] = [
+        Text(f"version {status.version or '- (the store is empty)'}   tiers: {tiers}"),
+        Text(_gateways(status)),
+    ]
+    if status.rollout is None:
+        parts.append(Text("no rollout yet: `turnout rollout start` begins one"))
+        return Group(*parts)
+    parts += [Text(_headline(status.rollout)), _stages(status.rollout, status.now)]
+    if status.tally:
+        parts.append(_arms(status.rollout, status.tally))
+    if status.verdict:
+        parts += [gate_view(status.verdict), Text(status.verdict.reason)]
+    return Group(*parts)
+
+
+def gate_view(verdict: Verdict) -> Table:
+    """Show what the gate says, check by check."""
+    table = Table(title=Text(f"gate: {verdict.kind}", COLOURS[verdict.kind]), title_justify="left")
+    for name in ("check", "", "observed", "required"):
+        table.add_column(name)
+    for check in verdict.checks:
+        kind = Text(check.kind, COLOURS[check.kind])
+        table.add_row(Text(check.name), kind, Text(check.observed), Text(check.required))
+    return table
+
+
+def _gateways(status: Status) -> str:
+    alive = [one for one in status.gateways if status.now - one.at < GATEWAY_ALIVE_S]
+    applied = sum(f"{one.epoch}.{one.version}" == status.version for one in alive)
+    held = sum(one.held for one in alive)
+    told = f"gateways: {len(alive)} alive, {applied} at this version"
+    return f"{told}, {held} HELD at the incumbent by their local file" if held else told
+
+
+def _headline(rollout: RolloutStatus) -> str:
+    began = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(rollout.started_at))
+    return (
+        f"rollout {rollout.id}: {rollout.state}, {rollout.candidate} against {rollout.incumbent}, "
+        f"since {began}; next may come: {', '.join(rollout.legal) or 'nothing, it has ended'}"
+    )
+
+
+def _stages(rollout: RolloutStatus, now: float) -> Table:
+    table = Table(title="stages", title_justify="left")
+    for name in ("stage", "mode", "weight", "state"):
+        table.add_column(name, justify="right" if name == "weight" else "left")
+    for number, stage in enumerate(rollout.plan.stages, start=1):
+        if number == rollout.stage_number and rollout.ended_at is None:
+            spent = span(max(0.0, now - rollout.entered_at))
+            state = Text(f"for {spent} of at least {duration(stage.min_duration_s)}", "bold")
+        elif verdict := rollout.verdicts.get(stage.name):
+            state = Text(f"left on {verdict.kind}", COLOURS[verdict.kind])
+        elif number == rollout.stage_number:
+            state = Text(rollout.state, "red")
+        else:
+            state = Text("to come" if rollout.ended_at is None else "not reached", "dim")
+        table.add_row(stage.name, stage.mode, f"{stage.weight:g} %", state)
+    return table
+
+
+def _arms(rollout: RolloutStatus, tally: StageTally) -> Table:
+    title = f"stage {tally.stage}: {tally.requests} requests in scope, {tally.pairs} pairs"
+    table = Table(title=title, title_justify="left")
+    hits = "/".join(map(str, HITS))
+    columns = ("arm", "assigned", "errors", "fallbacks", "p50 / p95 / p99 ms", f"Hit@{hits}")
+    for name in columns:
+        table.add_column(name, justify="left" if name == "arm" else "right")
+    for role, arm in (("incumbent", rollout.incumbent), ("candidate", rollout.candidate)):
+        figures = tally.candidate if role == "candidate" else tally.incumbent
+        share = f"{figures.assigned} ({_percent(figures.assigned, tally.requests)})"
+        row = (str(figures.error_count), str(figures.fallbacks), _latency(figures.latency_ms))
+        table.add_row(f"{arm} ({role})", share, *row, _hits(figures))
+    return table
+
+
+def _hits(figures: RoleTally) -> str:
+    if not figures.labels:
+        return "no labels"
+    shares = " / ".join(_percent(figures.hits[k], figures.labels) for k in HITS)
+    return f"{shares} of {figures.labels}"
+
+
+def _latency(measured: Quantiles) -> str:
+    found = (measured.p50, measured.p95, measured.p99)
+    return " / ".join("-" if value is None else f"{value:.1f}" for value in found)
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else "-"

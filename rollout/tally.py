@@ -1,0 +1,344 @@
+"""Integer counts in, the figures of one stage out. Pure.
+
+Gateways add integers under `minute|stratum|counter` (rollout.snapshot.Counter names the counters).
+Reading is two steps. `read` checks every field against the closed set of names and adds up the
+minutes, which leaves counters by stratum: a `Counts`. Two of them add, in any order, to the
+`Counts` of the hashes added up, so replicas, minutes and flushes never matter. `summarise` then
+computes shares, rates and quantiles; it is the only step that cannot be undone. `tally` is both.
+
+What was never counted is None, not 0: no data is an outcome of its own.
+
+Quantiles are nearest-rank on bins: the smallest bin with at least `q n` observations at or below.
+Latencies carry the 1 % relative error of `latency_bin`; agreement is rounded down to hundredths by
+`share_bin`, so a mean of it may be short of the true one by up to 0.01, never above it.
+"""
+
+import math
+import re
+from collections import Counter as Multiset
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from rollout.errors import RolloutError
+from rollout.plan import Stage
+from rollout.snapshot import (
+    HITS,
+    SHARE_BINS,
+    STRATUM_BORDERS,
+    Counter,
+    Frozen,
+    Mode,
+    Role,
+    latency_of,
+    stratum,
+)
+
+STRATA: Final = (*(stratum(border) for border in STRATUM_BORDERS), stratum(STRATUM_BORDERS[-1] + 1))
+"""Every context-length bucket, shortest first."""
+PAIR_OUTCOMES: Final = ("00", "01", "10", "11")
+"""The outcomes of a pair, the incumbent's digit first."""
+AGREEMENTS: Final = ("cosine", "overlap1", "overlap5", "overlap10", "rbo")
+
+_ROLE = "(?:incumbent|candidate)"
+_WORD = "[a-z0-9][a-z0-9_-]*"
+_COUNTER: Final = re.compile(
+    "|".join(
+        (
+            "overridden",
+            "keyless",
+            r"mirror\.(?:intended|compared)",
+            rf"mirror\.dropped\.{_WORD}",
+            rf"(?:assigned|fallback|labels)\.{_ROLE}",
+            rf"error\.{_ROLE}\.{_WORD}",
+            rf"(?:pair\.)?latency\.{_ROLE}\.[0-9]+",
+            r"pair\.error\.[01]{2}",
+            rf"pair\.(?:{'|'.join(AGREEMENTS)})\.-?[0-9]+",
+            rf"hit(?:{'|'.join(map(str, HITS))})\.{_ROLE}",
+            rf"pair\.hit(?:{'|'.join(map(str, HITS))})\.[01]{{2}}",
+        )
+    )
+)
+
+
+class CountsError(RolloutError):
+    """A count that no gateway of this version writes: its field, its counter or its value."""
+
+
+class Quantiles(Frozen):
+    """A duration's distribution, in milliseconds; None where nothing was measured."""
+
+    n: int
+    p50: float | None
+    p95: float | None
+    p99: float | None
+
+
+class Agreement(Frozen):
+    """How far two predictions agreed over the pairs compared; 1 is equal, None is no pair."""
+
+    n: int
+    mean: float | None
+    p10: float | None
+    p50: float | None
+    histogram: tuple[tuple[float, int], ...]
+    """(lower edge, pairs), rising; bins are a hundredth wide and empty ones are left out."""
+
+
+class RoleTally(Frozen):
+    """One arm in one stage, by assignment: a request belongs to the arm it was assigned."""
+
+    role: Role
+    assigned: int
+    errors: dict[str, int]
+    """Failed attempts of the assigned arm, by kind."""
+    error_count: int
+    error_percent: float | None
+    """Of the requests assigned."""
+    fallbacks: int
+    latency_ms: Quantiles
+    """What the client waited for."""
+    arm_latency_ms: Quantiles
+    """The arm's own time on mirrored pairs."""
+    labels: int
+    hits: dict[int, int]
+    """Labelled requests whose truth was among the first k; one entry for each k of HITS."""
+
+
+class StratumTally(Frozen):
+    """The requests of one context-length bucket."""
+
+    stratum: str
+    requests: int
+    incumbent: int
+    candidate: int
+
+
+class StageTally(Frozen):
+    """The figures of one stage. Shares, rates and coverage are percent."""
+
+    stage: str
+    mode: Mode
+    requests: int
+    """Requests in the split: assigned to either arm."""
+    overridden: int
+    keyless: int
+    incumbent: RoleTally
+    candidate: RoleTally
+    intended_share: float
+    """The stage's weight: of mirrored requests in `shadow`, of answered ones in `ab`."""
+    actual_share: float | None
+    mirror_intended: int
+    mirror_compared: int
+    mirror_dropped: dict[str, int]
+    mirror_coverage: float | None
+    """Mirrors compared, of those intended."""
+    pairs: int
+    pair_errors: dict[str, int]
+    """Pairs by who failed: `10` = the incumbent failed, the candidate did not."""
+    agreement: dict[str, Agreement]
+    """By name: cosine, overlap1, overlap5, overlap10, rbo."""
+    pair_hits: dict[int, dict[str, int]]
+    """For each k of HITS, labelled pairs by whose own first k held the truth."""
+    strata: tuple[StratumTally, ...]
+
+    def role(self, role: Role) -> RoleTally:
+        """One arm's figures."""
+        return self.candidate if role == "candidate" else self.incumbent
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Checked counters of one stage, by stratum; minutes are added up. A commutative monoid."""
+
+    by_stratum: Mapping[str, Mapping[str, int]]
+
+    def __add__(self, other: "Counts") -> "Counts":
+        """The counts of both."""
+        sums = {name: Multiset(counters) for name, counters in self.by_stratum.items()}
+        for name, counters in other.by_stratum.items():
+            sums.setdefault(name, Multiset()).update(counters)
+        return _counts(sums)
+
+    @property
+    def total(self) -> Mapping[str, int]:
+        """Counters over all strata."""
+        total: Multiset[str] = Multiset()
+        for counters in self.by_stratum.values():
+            total.update(counters)
+        return total
+
+
+def tally(stage: Stage, counts: Mapping[str, int]) -> StageTally:
+    """Compute a stage's figures from its raw hash, field `minute|stratum|counter`.
+
+    Raises CountsError on a field, a counter or a value that is not of the closed set.
+    """
+    return summarise(stage, read(counts))
+
+
+def read(counts: Mapping[str, int]) -> Counts:
+    """Check a raw hash and add up its minutes. Raises CountsError."""
+    sums: dict[str, Multiset[str]] = {}
+    for field, value in counts.items():
+        name, counter = _split(field)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise CountsError(
+                f"the count {field!r} is {value!r}: a count is a whole number, 0 or more"
+            )
+        sums.setdefault(name, Multiset())[counter] += value
+    return _counts(sums)
+
+
+def summarise(stage: Stage, counts: Counts) -> StageTally:
+    """Compute the figures of checked counts."""
+    total = counts.total
+    incumbent, candidate = _role(total, "incumbent"), _role(total, "candidate")
+    requests = incumbent.assigned + candidate.assigned
+    intended = total.get(Counter.MIRROR_INTENDED, 0)
+    compared = total.get(Counter.MIRROR_COMPARED, 0)
+    pair_errors = _pairs(total, "pair.error.")
+    return StageTally(
+        stage=stage.name,
+        mode=stage.mode,
+        requests=requests,
+        overridden=total.get(Counter.OVERRIDDEN, 0),
+        keyless=total.get(Counter.KEYLESS, 0),
+        incumbent=incumbent,
+        candidate=candidate,
+        intended_share=stage.weight,
+        actual_share=percent(intended if stage.mode == "shadow" else candidate.assigned, requests),
+        mirror_intended=intended,
+        mirror_compared=compared,
+        mirror_dropped=_tails(total, Counter.mirror_dropped("")),
+        mirror_coverage=percent(compared, intended),
+        pairs=sum(pair_errors.values()),
+        pair_errors=pair_errors,
+        agreement={name: _agreement(_tails(total, f"pair.{name}.")) for name in AGREEMENTS},
+        pair_hits={k: _pairs(total, f"pair.hit{k}.") for k in HITS},
+        strata=tuple(_stratum(name, counts.by_stratum.get(name, {})) for name in STRATA),
+    )
+
+
+def percent(part: int, whole: int) -> float | None:
+    """`part` of `whole` in percent; None when there is no whole."""
+    return 100 * part / whole if whole else None
+
+
+def quantile(bins: Mapping[int, int], q: float) -> int | None:
+    """The nearest-rank quantile of binned observations: a bin, or None when there are none."""
+    n = sum(bins.values())
+    if n == 0:
+        return None
+    rank, seen = max(1, math.ceil(q * n - 1e-9)), 0
+    for bin_ in sorted(bins):
+        seen += bins[bin_]
+        if seen >= rank:
+            return bin_
+    raise AssertionError("unreachable: the ranks end with the last bin")
+
+
+def _split(field: str) -> tuple[str, str]:
+    """Take `minute|stratum|counter` apart into stratum and counter."""
+    parts = field.split("|")
+    if len(parts) != 3 or not parts[0].isdecimal():  # noqa: PLR2004 - minute|stratum|counter
+        raise CountsError(f"the count {field!r} has no name of the form minute|stratum|counter")
+    _, name, counter = parts
+    if name not in STRATA:
+        raise CountsError(
+            f"the count {field!r} names the unknown stratum {name!r}: they are {', '.join(STRATA)}"
+        )
+    if not _COUNTER.fullmatch(counter):
+        raise CountsError(
+            f"the count {field!r} names the unknown counter {counter!r}: "
+            "rollout.snapshot.Counter has the closed set of names"
+        )
+    return name, counter
+
+
+def _counts(sums: Mapping[str, Mapping[str, int]]) -> Counts:
+    """Drop zeros, so that equal counts are equal values, and freeze."""
+    kept = {
+        name: MappingProxyType({counter: value for counter, value in counters.items() if value})
+        for name, counters in sums.items()
+    }
+    return Counts(MappingProxyType({name: counters for name, counters in kept.items() if counters}))
+
+
+def _role(total: Mapping[str, int], role: Role) -> RoleTally:
+    assigned = total.get(Counter.assigned(role), 0)
+    errors = _tails(total, Counter.error(role, ""))
+    error_count = sum(errors.values())
+    return RoleTally(
+        role=role,
+        assigned=assigned,
+        errors=errors,
+        error_count=error_count,
+        error_percent=percent(error_count, assigned),
+        fallbacks=total.get(Counter.fallback(role), 0),
+        latency_ms=_quantiles(_tails(total, f"latency.{role}.")),
+        arm_latency_ms=_quantiles(_tails(total, f"pair.latency.{role}.")),
+        labels=total.get(Counter.labels(role), 0),
+        hits={k: total.get(Counter.hit(role, k), 0) for k in HITS},
+    )
+
+
+def _stratum(name: str, counters: Mapping[str, int]) -> StratumTally:
+    incumbent = counters.get(Counter.assigned("incumbent"), 0)
+    candidate = counters.get(Counter.assigned("candidate"), 0)
+    return StratumTally(
+        stratum=name,
+        requests=incumbent + candidate,
+        incumbent=incumbent,
+        candidate=candidate,
+    )
+
+
+def _tails(total: Mapping[str, int], prefix: str) -> dict[str, int]:
+    """What follows `prefix` in the counters' names, in order of name."""
+    return {
+        counter.removeprefix(prefix): total[counter]
+        for counter in sorted(total)
+        if counter.startswith(prefix)
+    }
+
+
+def _pairs(total: Mapping[str, int], prefix: str) -> dict[str, int]:
+    return {outcome: total.get(prefix + outcome, 0) for outcome in PAIR_OUTCOMES}
+
+
+def _bins(tails: Iterable[tuple[str, int]]) -> dict[int, int]:
+    return {int(bin_): count for bin_, count in tails}
+
+
+def _quantiles(tails: Mapping[str, int]) -> Quantiles:
+    bins = _bins(tails.items())
+
+    def milliseconds(q: float) -> float | None:
+        bin_ = quantile(bins, q)
+        return None if bin_ is None else 1e3 * latency_of(bin_)
+
+    return Quantiles(
+        n=sum(bins.values()),
+        p50=milliseconds(0.50),
+        p95=milliseconds(0.95),
+        p99=milliseconds(0.99),
+    )
+
+
+def _agreement(tails: Mapping[str, int]) -> Agreement:
+    bins = _bins(tails.items())
+    n = sum(bins.values())
+
+    def value(q: float) -> float | None:
+        bin_ = quantile(bins, q)
+        return None if bin_ is None else bin_ / SHARE_BINS
+
+    return Agreement(
+        n=n,
+        mean=sum(bin_ * count for bin_, count in bins.items()) / n / SHARE_BINS if n else None,
+        p10=value(0.10),
+        p50=value(0.50),
+        histogram=tuple((bin_ / SHARE_BINS, bins[bin_]) for bin_ in sorted(bins)),
+    )

@@ -1,0 +1,137 @@
+"""The report in a real browser: Debian's Chromium, headless."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from example_rollout import example
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+
+from rollout.page import Figures
+from rollout.report import Report, build, render_html
+
+pytestmark = pytest.mark.browser
+
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+FIGURES = """
+return [...document.querySelectorAll("[data-path]")].map(found => ({
+  path: found.dataset.path, value: found.dataset.value, text: found.textContent,
+  shown: found.getClientRects().length > 0,
+}));
+"""
+DRAWINGS = """
+return [...document.querySelectorAll("svg.drawing")].map(drawing => {
+  const box = drawing.getBoundingClientRect();
+  const marks = [...drawing.querySelectorAll("path, use")].filter(mark => {
+    const size = mark.getBoundingClientRect();
+    return size.width + size.height > 0;
+  });
+  return {label: drawing.getAttribute("aria-label"), width: box.width, height: box.height,
+          marks: marks.length, words: drawing.querySelectorAll("text").length};
+});
+"""
+OVERFLOW = "return document.documentElement.scrollWidth - document.documentElement.clientWidth;"
+
+
+def browser_paths() -> tuple[str, str]:
+    """Find Chromium and its driver; without them fail in CI and skip elsewhere."""
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium and driver:
+        return chromium, driver
+    words = "this test needs Chromium: apt-get install -y chromium chromium-driver"
+    if os.environ.get("CI") == "true":
+        pytest.fail(words)
+    pytest.skip(words)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    chromium, driver = browser_paths()
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    found = webdriver.Chrome(options=options, service=Service(driver))
+    try:
+        yield found
+    finally:
+        found.quit()
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    return build(example(requests=2000))
+
+
+@pytest.fixture(scope="module")
+def file(report: Report, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    found = tmp_path_factory.mktemp("report") / "report.html"
+    found.write_text(render_html(report), encoding="utf-8")
+    return found
+
+
+@pytest.fixture
+def opened(browser: webdriver.Chrome, file: Path) -> webdriver.Chrome:
+    for log in ("browser", "performance"):
+        browser.get_log(log)  # type: ignore[no-untyped-call]  # and empties it
+    browser.get(file.as_uri())
+    return browser
+
+
+def test_every_figure_in_the_browser_equals_the_json(
+    opened: webdriver.Chrome, report: Report
+) -> None:
+    document = Figures(json.loads(report.model_dump_json()))
+    figures: list[dict[str, Any]] = opened.execute_script(FIGURES)
+    assert len(figures) > 500
+    for figure in figures:
+        assert json.loads(figure["value"]) == document.value(figure["path"]), figure
+        assert figure["shown"], figure
+        assert figure["text"].strip(), figure
+
+
+def test_every_chart_is_drawn(opened: webdriver.Chrome) -> None:
+    drawings: list[dict[str, Any]] = opened.execute_script(DRAWINGS)
+    assert len(drawings) == 19
+    for drawing in drawings:
+        assert drawing["label"]
+        assert drawing["width"] > 150, drawing
+        assert drawing["height"] > 80, drawing
+        assert drawing["marks"] > 10, drawing
+        assert drawing["words"] > 3, drawing
+
+
+def test_the_page_asks_the_network_for_nothing_and_logs_nothing(opened: webdriver.Chrome) -> None:
+    assert opened.get_log("browser") == []  # type: ignore[no-untyped-call]
+    messages = [
+        json.loads(entry["message"])["message"]
+        for entry in opened.get_log("performance")  # type: ignore[no-untyped-call]
+    ]
+    asked = [
+        message["params"]["request"]["url"]
+        for message in messages
+        if message["method"] == "Network.requestWillBeSent"
+    ]
+    assert asked == [opened.current_url]
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_never_scrolls_sideways(opened: webdriver.Chrome, width: int) -> None:
+    screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    assert opened.execute_script(OVERFLOW) == 0

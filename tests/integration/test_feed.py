@@ -1,0 +1,186 @@
+"""A gateway's door, against a real Valkey."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from rollout.feed import Feed, FeedUnavailable
+from rollout.machine import begin, live
+from rollout.plan import DEFAULT_PLAN
+from rollout.snapshot import DEFAULT_TIERS, Batch, Cell, Heartbeat, Keys, Pending, Role, Snapshot
+
+KEYS = Keys()
+CELL = Cell("r1", 1, "ab-25", 10, "101-200")
+HUGE = 2**63 - 1
+
+
+@pytest.fixture
+async def feed(valkey_url: str) -> AsyncIterator[Feed]:
+    made = Feed(valkey_url, timeout_s=10)  # the machine may be busy; one test is about timeouts
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+def redis(valkey_url: str) -> Redis:
+    return Redis.from_url(valkey_url, decode_responses=True)
+
+
+def snapshot(version: int) -> Snapshot:
+    record = begin(DEFAULT_PLAN, DEFAULT_TIERS, id_="r1", salt="s", now=0)
+    return Snapshot(epoch=1, version=version, tiers=DEFAULT_TIERS, rollout=live(record))
+
+
+def pending(assigned: Role = "candidate", **top: tuple[int, ...]) -> Pending:
+    return Pending.model_validate(
+        {"request_id": "q1", "cell": CELL, "assigned": assigned, "top": top}
+    )
+
+
+async def counts(redis: Redis, feed: Feed, one: Pending, target: int) -> dict[str, str]:
+    await feed.flush(Batch("b", 1, {}, pending=(one,)))
+    assert await feed.label("q1", target) == "counted"
+    found = redis.hgetall(KEYS.counts("r1", 1, "ab-25"))
+    return {str(field).removeprefix("10|101-200|"): str(by) for field, by in found.items()}
+
+
+async def test_an_empty_store_has_no_snapshot(feed: Feed) -> None:
+    assert await feed.snapshot() is None
+
+
+async def test_changes_begin_with_the_present_and_go_on(feed: Feed, redis: Redis) -> None:
+    redis.set(KEYS.snapshot, snapshot(1).model_dump_json())
+    changes = feed.changes()
+    assert (await anext(changes)).version == 1
+    redis.publish(KEYS.changed, snapshot(2).model_dump_json())
+    assert (await anext(changes)).version == 2
+    await changes.aclose()  # type: ignore[attr-defined] # an async generator behind the port's type
+
+
+async def test_changes_end_when_the_connection_is_lost(feed: Feed, redis: Redis) -> None:
+    redis.set(KEYS.snapshot, snapshot(1).model_dump_json())
+    changes = feed.changes()
+    await anext(changes)
+    redis.client_kill_filter(_type="pubsub")
+    with pytest.raises(FeedUnavailable):
+        await anext(changes)
+
+
+async def test_a_snapshot_that_cannot_be_read_is_no_snapshot(feed: Feed, redis: Redis) -> None:
+    redis.set(KEYS.snapshot, "{}")
+    with pytest.raises(FeedUnavailable, match="cannot be read"):
+        await feed.snapshot()
+
+
+async def test_a_batch_counts_once_however_often_and_late_it_is_sent(
+    feed: Feed, redis: Redis
+) -> None:
+    first, second = (Batch("b", n, {CELL: {"assigned.candidate": n}}) for n in (1, 2))
+    sent = await asyncio.gather(*(feed.flush(first) for _ in range(10)))
+    assert sorted(sent) == [False] * 9 + [True]
+    assert [await feed.flush(batch) for batch in (second, first, second)] == [True, False, False]
+    assert await feed.flush(Batch("another boot", 1, {CELL: {"assigned.candidate": 10}}))
+    assert redis.hgetall(KEYS.counts("r1", 1, "ab-25")) == {"10|101-200|assigned.candidate": "13"}
+
+
+async def test_heartbeats_are_the_last_word_of_each_gateway(feed: Feed, redis: Redis) -> None:
+    for version in (1, 2):
+        await feed.beat(Heartbeat(boot="b", at=1, epoch=1, version=version, held=False))
+    assert Heartbeat.model_validate_json(redis.hgetall(KEYS.gateways)["b"]).version == 2
+
+
+async def test_a_label_counts_what_the_client_got_and_what_each_arm_said(
+    feed: Feed, redis: Redis
+) -> None:
+    both = pending(incumbent=(1, 2, 3), candidate=(9, 8, 7, 6, 5, 3))
+    assert await counts(redis, feed, both, 3) == {
+        "labels.candidate": "1",
+        "hit10.candidate": "1",
+        "pair.hit1.00": "1",
+        "pair.hit5.10": "1",
+        "pair.hit10.11": "1",
+    }
+
+
+async def test_a_label_after_a_fallback_counts_the_answer_for_the_assigned_arm(
+    feed: Feed, redis: Redis
+) -> None:
+    assert await counts(redis, feed, pending(incumbent=(3,)), 3) == {
+        "labels.candidate": "1",
+        "hit1.candidate": "1",
+        "hit5.candidate": "1",
+        "hit10.candidate": "1",
+    }
+
+
+async def test_a_label_of_64_bits_is_compared_exactly(feed: Feed, redis: Redis) -> None:
+    assert await counts(redis, feed, pending(candidate=(HUGE - 1,)), HUGE) == {
+        "labels.candidate": "1"
+    }
+
+
+async def test_a_second_label_is_a_repeat_or_a_contradiction_and_counts_nothing(
+    feed: Feed, redis: Redis
+) -> None:
+    before = await counts(redis, feed, pending(candidate=(3,)), 3)
+    assert await feed.label("q1", 3) == "repeat"
+    assert await feed.label("q1", 4) == "contradiction"
+    assert await feed.flush(Batch("b", 2, {}, pending=(pending(candidate=(4,)),)))
+    assert await feed.label("q1", 4) == "contradiction"
+    after = redis.hgetall(KEYS.counts("r1", 1, "ab-25"))
+    assert list(after.values()) == list(before.values())
+
+
+async def test_a_label_outside_any_rollout_is_taken_in_and_counts_nowhere(
+    feed: Feed, redis: Redis
+) -> None:
+    await feed.flush(Batch("b", 1, {}, pending=(Pending(request_id="q1"),)))
+    assert [await feed.label("q1", 3) for _ in range(2)] == ["outside", "repeat"]
+    assert redis.keys("*counts*") == []
+
+
+async def test_a_pending_label_is_kept_for_its_window(feed: Feed, redis: Redis) -> None:
+    await feed.flush(Batch("b", 1, {}, pending=(Pending(request_id="q1", label_window_s=60),)))
+    await feed.label("q1", 3)
+    assert 59_000 < int(str(redis.pttl(KEYS.pending("q1")))) <= 60_000
+
+
+async def test_a_label_for_an_unknown_request_says_so(feed: Feed) -> None:
+    assert await feed.label("never seen", 3) == "unknown"
+
+
+async def test_a_store_that_is_down_is_nothing_but_unavailable(tmp_path: Path) -> None:
+    feed = Feed(f"unix://{tmp_path}/nothing.sock")
+    beat = Heartbeat(boot="b", at=1, epoch=1, version=1, held=False)
+    with pytest.raises(FeedUnavailable):
+        await feed.snapshot()
+    with pytest.raises(FeedUnavailable):
+        await feed.flush(Batch("b", 1, {}))
+    with pytest.raises(FeedUnavailable):
+        await feed.beat(beat)
+    with pytest.raises(FeedUnavailable):
+        await feed.label("q", 1)
+    with pytest.raises(FeedUnavailable):
+        await anext(feed.changes())
+
+
+async def test_a_frozen_store_costs_no_more_than_the_timeout(valkey_url: str, redis: Redis) -> None:
+    feed = Feed(valkey_url, timeout_s=0.05)
+    await feed.snapshot()
+    pid = redis.info("server")["process_id"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        async with asyncio.timeout(2):
+            with pytest.raises(FeedUnavailable):
+                await feed.flush(Batch("b", 1, {CELL: {"assigned.candidate": 1}}))
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    # The batch is sent again, not knowing that it arrived: it counts once.
+    await feed.flush(Batch("b", 1, {CELL: {"assigned.candidate": 1}}))
+    assert redis.hgetall(KEYS.counts("r1", 1, "ab-25")) == {"10|101-200|assigned.candidate": "1"}
+    await feed.close()

@@ -1,0 +1,209 @@
+"""Both stores, by the same tests: the compare-and-set that every command rests on."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from rollout.errors import OutcomeUnknown, StoreUnavailable
+from rollout.feed import Feed
+from rollout.machine import AuditEntry, Record, begin, live
+from rollout.plan import DEFAULT_PLAN
+from rollout.snapshot import DEFAULT_TIERS, Batch, Cell, Heartbeat, Position, Sample, Snapshot
+from rollout.store.memory import MemoryStore
+from rollout.store.port import Applied, Change, Late, Moved, Repeated, Store, Stored
+from rollout.store.redis import RedisStore
+
+RECORD = begin(DEFAULT_PLAN, DEFAULT_TIERS, id_="r1", salt="s", now=100.0)
+CELL = Cell("r1", 1, "shadow-5", 10, "101-200")
+SAMPLE = Sample(
+    request_id="q",
+    rollout="r1",
+    stage="shadow-5",
+    at=1.0,
+    length=300,
+    cosine=0.9,
+    overlap10=0.8,
+    rbo=0.7,
+    latency_ms={"incumbent": 1.0, "candidate": 2.0},
+    top={"incumbent": (1,), "candidate": (2,)},
+)
+
+
+@pytest.fixture(params=["redis", "memory"])
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
+    made: Store
+    if request.param == "redis":
+        made = RedisStore(request.getfixturevalue("valkey_url"))
+    else:
+        made = MemoryStore(time.time)
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def report(
+    store: Store, request: pytest.FixtureRequest
+) -> AsyncIterator[Callable[[Batch, Heartbeat], object]]:
+    """Give a gateway's way of reporting to the store under test."""
+    if isinstance(store, MemoryStore):
+
+        async def remember(batch: Batch, heartbeat: Heartbeat) -> None:
+            store.flush(batch)
+            store.flush(batch)
+            store.beat(heartbeat)
+
+        yield remember
+        return
+    feed = Feed(request.getfixturevalue("valkey_url"))
+
+    async def send(batch: Batch, heartbeat: Heartbeat) -> None:
+        await feed.flush(batch)
+        await feed.flush(batch)
+        await feed.beat(heartbeat)
+
+    yield send
+    await feed.close()
+
+
+def change(stored: Stored, *, record: Record = RECORD, key: str = "k1") -> Change:
+    before = stored.position
+    position = Position(before.epoch, before.version + 1) if before else Position(1, 1)
+    return Change(
+        expected=before,
+        deadline_ms=stored.deadline_ms,
+        snapshot=Snapshot(
+            epoch=position.epoch,
+            version=position.version,
+            tiers=DEFAULT_TIERS,
+            rollout=live(record),
+            changed_at=stored.now,
+        ),
+        record=record,
+        entry=AuditEntry(
+            at=stored.now,
+            actor="ann",
+            command="start",
+            reason="t",
+            rollout=record.id,
+            state_before="none",
+            state_after=record.state,
+            stage_before="-",
+            stage_after=record.stage.name,
+            epoch=position.epoch,
+            version=position.version,
+        ),
+        idempotency_key=key,
+        outcome=f"outcome of {key}",
+    )
+
+
+async def test_an_empty_store_takes_its_first_change_at_1_1(store: Store) -> None:
+    empty = await store.load()
+    assert (empty.snapshot, empty.record, empty.position) == (None, None, None)
+    assert await store.commit(change(empty)) == Applied()
+    stored = await store.load()
+    assert stored.position == (1, 1)
+    assert stored.record == RECORD
+    assert stored.now <= stored.deadline_ms / 1000
+
+
+async def test_a_change_on_an_old_version_is_refused_and_says_where_the_store_stands(
+    store: Store,
+) -> None:
+    empty = await store.load()
+    await store.commit(change(empty))
+    assert await store.commit(change(empty, key="k2")) == Moved(Position(1, 1))
+    ahead = replace(change(await store.load(), key="k3"), expected=Position(1, 7))
+    assert await store.commit(ahead) == Moved(Position(1, 1))
+    assert len((await store.journal()).entries) == 1
+
+
+async def test_an_empty_store_refuses_a_change_that_expects_a_version(store: Store) -> None:
+    lost = replace(change(await store.load()), expected=Position(3, 9))
+    assert await store.commit(lost) == Moved(None)
+    assert (await store.load()).position is None
+
+
+async def test_a_repeated_key_gives_the_first_outcome_and_changes_nothing(store: Store) -> None:
+    await store.commit(change(await store.load()))
+    again = change(await store.load())
+    assert await store.commit(again) == Repeated("outcome of k1")
+    stored = await store.load("k1")
+    assert (stored.position, stored.outcome) == ((1, 1), "outcome of k1")
+    assert (await store.load("k2")).outcome is None
+    assert len((await store.journal()).entries) == 1
+
+
+async def test_a_change_after_its_deadline_is_late_and_changes_nothing(store: Store) -> None:
+    empty = await store.load()
+    late = replace(change(empty), deadline_ms=int(empty.now * 1000) - 1)
+    assert await store.commit(late) == Late()
+    assert (await store.load("k1")).outcome is None
+    assert (await store.load()).position is None
+    assert await store.commit(change(await store.load())) == Applied()
+
+
+async def test_of_many_changes_on_one_version_one_is_applied(store: Store) -> None:
+    empty = await store.load()
+    outcomes = await asyncio.gather(*(store.commit(change(empty, key=f"k{n}")) for n in range(30)))
+    assert outcomes.count(Applied()) == 1
+    assert outcomes.count(Moved(Position(1, 1))) == 29
+    assert len((await store.journal()).entries) == 1
+
+
+async def test_what_gateways_report_is_read_back_counted_once(
+    store: Store, report: Callable[..., asyncio.Future[None]]
+) -> None:
+    beat = Heartbeat(boot="b", at=1.0, epoch=1, version=1, held=False)
+    await report(Batch("b", 1, {CELL: {"assigned.incumbent": 3}}, samples=(SAMPLE,)), beat)
+    await report(Batch("b", 2, {CELL: {"assigned.incumbent": 4}}), beat)
+    seen = await store.observations("r1", 1, ["shadow-5", "ab-25"], samples=10)
+    assert seen.counts == {"shadow-5": {"10|101-200|assigned.incumbent": 7}, "ab-25": {}}
+    assert seen.samples == (SAMPLE,)
+    assert (await store.observations("r1", 1, ["shadow-5"])).samples == ()
+    assert (await store.observations("r1", 2, ["shadow-5"])).counts == {"shadow-5": {}}
+    assert (await store.journal()).heartbeats == (beat,)
+
+
+# --- what only a server can do -------------------------------------------------------------------
+
+
+async def test_a_store_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
+    store = RedisStore(f"unix://{tmp_path}/nothing.sock")
+    with pytest.raises(StoreUnavailable, match="nothing was changed"):
+        await store.load()
+    with pytest.raises(StoreUnavailable, match="nothing was changed"):
+        await store.observations("r1", 1, ["a"])
+
+
+async def test_a_store_that_holds_nonsense_is_unavailable(valkey_url: str) -> None:
+    with Redis.from_url(valkey_url) as client:
+        client.set("{turnout}:snapshot", "{}")
+    store = RedisStore(valkey_url)
+    with pytest.raises(StoreUnavailable, match="cannot be read"):
+        await store.load()
+    await store.close()
+
+
+async def test_a_write_that_a_frozen_store_was_given_never_applies_later(valkey_url: str) -> None:
+    store = RedisStore(valkey_url, budget_ms=50)
+    with Redis.from_url(valkey_url) as client:
+        pid = client.info("server")["process_id"]
+    waiting = change(await store.load())
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(OutcomeUnknown, match="is unknown"):
+            await store.commit(waiting)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    stored = await store.load("k1")  # answered after the write that waited in the socket
+    assert (stored.position, stored.outcome) == (None, None)
+    assert (await store.journal()).entries == ()
+    await store.close()

@@ -1,0 +1,265 @@
+"""The report: every figure is in the JSON, what was not measured says so, nothing is hidden."""
+
+import json
+import re
+from collections.abc import Mapping
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+from example_rollout import START, example
+
+from rollout.document import Model
+from rollout.narrative import UNIDENTIFIED, UNTRAINED
+from rollout.page import Figures
+from rollout.plan import DEFAULT_PLAN
+from rollout.report import (
+    Report,
+    ReportInput,
+    build,
+    render_html,
+    wilson,
+)
+from rollout.snapshot import Counter
+from rollout.wording import write
+
+
+@pytest.fixture(scope="module")
+def given() -> ReportInput:
+    return example()
+
+
+@pytest.fixture(scope="module")
+def report(given: ReportInput) -> Report:
+    return build(given)
+
+
+@pytest.fixture(scope="module")
+def html(report: Report) -> str:
+    return render_html(report)
+
+
+class Page(HTMLParser):
+    """Collects what the page shows: tags, and each figure's attributes with its text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.ids: list[str] = []
+        self.figures: list[dict[str, str]] = []
+        self._open = False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = {name: value or "" for name, value in attrs}
+        self.tags.add(tag)
+        self.ids += [found["id"]] if "id" in found else []
+        self._open = "data-path" in found
+        if self._open:
+            self.figures.append({**found, "text": ""})
+
+    def handle_data(self, data: str) -> None:
+        if self._open:
+            self.figures[-1]["text"] += data
+
+    def handle_endtag(self, tag: str) -> None:  # noqa: ARG002 - the parser's own signature
+        self._open = False
+
+
+def with_counts(given: ReportInput, stage: str, counts: Mapping[str, int]) -> Report:
+    hashed = {f"1|101-200|{counter}": value for counter, value in counts.items()}
+    return build(given.model_copy(update={"counts": {stage: hashed}}))
+
+
+def test_every_figure_on_the_page_is_the_one_in_the_json(report: Report, html: str) -> None:
+    document = Figures(json.loads(report.model_dump_json()))
+    figures = Page(html).figures
+    assert len(figures) > 500
+    for figure in figures:
+        value = document.value(figure["data-path"])
+        assert json.loads(figure["data-value"]) == value, figure
+        assert figure["text"] == write(value, figure["data-unit"]), figure
+
+
+def test_the_same_input_gives_the_same_bytes(given: ReportInput, html: str) -> None:
+    assert render_html(build(given)) == html
+
+
+def test_the_json_reads_back_as_the_same_report(report: Report) -> None:
+    assert Report.model_validate_json(report.model_dump_json()) == report
+
+
+def test_the_page_holds_no_script_and_fetches_nothing(html: str) -> None:
+    page = Page(html)
+    assert page.tags.isdisjoint({"script", "img", "iframe", "object", "embed", "base", "form"})
+    assert not re.search(r"""(?:src|href)\s*=\s*["'](?!#|data:,)""", html)
+    assert not re.search(r"url\((?!#)|@import", html)
+
+
+def test_no_two_elements_share_an_id(html: str) -> None:
+    ids = Page(html).ids
+    assert len(ids) == len(set(ids))
+
+
+def test_text_from_outside_is_escaped(html: str) -> None:
+    assert "phase2 &lt;read&gt; on the validation chains" in html
+    assert "<read>" not in html
+
+
+def test_every_chart_says_in_words_what_it_draws(html: str) -> None:
+    labels = re.findall(r'<svg class="drawing" role="img" aria-label="([^"]+)"', html)
+    assert len(labels) == html.count("<svg") == 19
+    assert any("ab-25: intended 25.0 %, actual 2" in label for label in labels)
+
+
+def test_untrained_weights_are_told_before_any_figure(report: Report, html: str) -> None:
+    assert report.notice == UNTRAINED
+    assert "untrained weights" in UNTRAINED
+    assert html.index("untrained weights:") < html.index('id="summary"')
+
+
+def test_trained_weights_carry_no_notice() -> None:
+    report = build(example(trained=True, requests=200))
+    assert report.notice is None
+    assert "untrained" not in render_html(report).partition("<main>")[2]
+
+
+def test_one_untrained_arm_is_enough_for_the_notice(given: ReportInput) -> None:
+    mixed = {**given.models, "phase1": Model(checkpoint="a", bank="b", trained=True)}
+    assert build(given.model_copy(update={"models": mixed})).notice == UNTRAINED
+
+
+def test_a_model_that_is_not_identified_is_told(given: ReportInput) -> None:
+    one = {"phase1": Model(checkpoint="a", bank="b", trained=True)}
+    assert build(given.model_copy(update={"models": {}})).notice == UNIDENTIFIED
+    assert build(given.model_copy(update={"models": one})).notice == UNIDENTIFIED
+
+
+def test_a_rollout_without_any_counts_shows_no_data_and_no_zero_rates(given: ReportInput) -> None:
+    report = build(given.model_copy(update={"counts": {}, "samples": ()}))
+    page = Page(render_html(report))
+    assert "svg" not in page.tags
+    for figure in page.figures:
+        if figure["data-unit"] in {"ms", "score"} or ".actual" in figure["data-path"]:
+            assert (figure["data-value"], figure["text"]) == ("null", "no data")
+    assert "No request in scope was counted." in report.summary
+
+
+def test_a_running_rollout_says_which_stages_it_has_not_reached() -> None:
+    report = build(example(state="running", stages=2, requests=300))
+    assert [stage.reached for stage in report.stages] == [True, True, False, False]
+    assert report.headline.ended_at is None
+    assert report.stages[1].verdict is None
+    assert report.stages[1].duration_s == report.made_at - report.stages[1].entered_at  # type: ignore[operator]  # reached: it has a time
+    html = render_html(report)
+    assert html.count("not reached") == 2
+    assert "Not judged" in html
+
+
+def test_a_split_that_was_not_intended_is_an_alarm(given: ReportInput) -> None:
+    counts = {Counter.assigned("incumbent"): 6000, Counter.assigned("candidate"): 2600}
+    stage = with_counts(given, "ab-25", counts).stages[1]
+    assert stage.split.kind == "mismatch"
+    assert stage.split.ln_e is not None
+    counts = {Counter.assigned("incumbent"): 6000, Counter.assigned("candidate"): 2010}
+    assert with_counts(given, "ab-25", counts).stages[1].split.kind == "consistent"
+
+
+def test_more_mirrors_than_requests_are_a_mismatch_and_no_crash(given: ReportInput) -> None:
+    counts = {Counter.assigned("incumbent"): 1, Counter.MIRROR_INTENDED: 2}
+    split = with_counts(given, "shadow-5", counts).stages[0].split
+    assert split.kind == "mismatch"
+    assert "incomplete" in split.reason
+
+
+def test_a_stage_without_counts_beside_one_with_counts_is_drawn_as_no_data(
+    given: ReportInput,
+) -> None:
+    html = render_html(with_counts(given, "ab-25", {Counter.assigned("candidate"): 3}))
+    assert ">no data</text>" in html
+
+
+def test_at_100_percent_a_single_stray_request_is_a_mismatch(given: ReportInput) -> None:
+    counts = {Counter.assigned("candidate"): 999, Counter.assigned("incumbent"): 1}
+    assert with_counts(given, "ab-100", counts).stages[3].split.kind == "mismatch"
+    counts = {Counter.assigned("candidate"): 1000}
+    assert with_counts(given, "ab-100", counts).stages[3].split.kind == "consistent"
+
+
+def test_assignment_by_key_is_not_tested_by_counting_requests(given: ReportInput) -> None:
+    plan = DEFAULT_PLAN.model_copy(update={"unit": "key"})
+    record = given.record.model_copy(update={"plan": plan})
+    report = build(given.model_copy(update={"record": record}))
+    assert report.stages[1].split.kind == "not tested"
+    assert report.stages[1].split.ln_e is None
+
+
+def test_the_summary_names_share_state_verdict_agreement_and_hits(report: Report) -> None:
+    words = " ".join(report.summary)
+    assert "phase2 was given 43.7 % of 23,900 requests in scope" in words
+    assert "succeeded after 28 d" in words
+    assert "The last verdict, on ab-100, was PASS" in words
+    assert "mean cosine of 0.8" in words
+    assert "untrained" in words
+
+
+def test_the_headline_names_who_started_and_who_ended_it(report: Report) -> None:
+    assert report.headline.started_at == START
+    assert report.headline.started_by == report.headline.ended_by == "mara@example.org"
+
+
+def test_the_requests_that_differ_most_come_first(report: Report) -> None:
+    cosines = [row.cosine for row in report.differences]
+    assert cosines == sorted(cosines)
+    assert len(cosines) == 12
+    assert report.samples > 1000
+
+
+def test_in_a_shadow_stage_the_candidates_hits_are_those_of_pairs(report: Report) -> None:
+    shadow = report.stages[0]
+    assert shadow.candidate.labels == 0
+    assert shadow.candidate.hit_rates[5].percent is None
+    outcomes = shadow.pair_hits[5]
+    assert shadow.pair_hit_rates["candidate"][5].count == outcomes["01"] + outcomes["11"]
+    assert shadow.pair_hit_rates["candidate"][5].n == shadow.labelled_pairs > 0
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "low", "high"),
+    [(0, 10, 0.0, 27.7533), (5, 10, 23.6593, 76.3407), (81, 263, 25.5289, 36.6237)],
+)
+def test_the_wilson_interval_is_the_published_one(
+    successes: int, n: int, low: float, high: float
+) -> None:
+    assert wilson(successes, n) == pytest.approx((low, high), abs=0.02)
+
+
+def test_the_wilson_interval_of_nothing_is_nothing() -> None:
+    assert wilson(0, 0) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "words"),
+    [
+        (None, "ms", "no data"),
+        ("", "text", "no data"),
+        (0, "count", "0"),
+        (1234567, "count", "1,234,567"),
+        (25.06, "percent", "25.1 %"),
+        (0, "percent", "0.0 %"),
+        (0.1234, "percent", "0.12 %"),
+        (8.4211, "ms", "8.42 ms"),
+        (1842.3, "ms", "1,842 ms"),
+        (0.87449, "score", "0.874"),
+        (1_790_000_000, "when", "2026-09-21 14:13:20 UTC"),
+        (4.04, "span", "4.0 s"),
+        (750, "span", "12 min 30 s"),
+        (604_800, "span", "7 d"),
+        (90_000.4, "span", "1 d 1 h"),
+        (0.0, "evidence", "1.00"),
+        (-9.0, "evidence", "< 0.02"),
+        (60.0, "evidence", "1e+26"),
+    ],
+)
+def test_a_value_is_written_in_its_unit(value: Any, unit: str, words: str) -> None:
+    assert write(value, unit) == words
