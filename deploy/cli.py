@@ -1,0 +1,280 @@
+"""The `turnout` command: all on one machine, each process alone, and the rollout's verbs."""
+
+import asyncio
+import importlib
+import os
+import shlex
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from pydantic_core import to_json
+from pydantic_settings import BaseSettings
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from deploy import local
+from deploy.board import Board
+from deploy.children import Child, StartError
+from rollout.cli import app as rollout_commands
+from rollout.snapshot import Tier
+
+FAILED: Final = 1
+
+app = typer.Typer(
+    name="turnout",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help=(
+        "A length-aware prediction gateway with a canary controller.\n\n"
+        "Short contexts go to Phase 1, long ones to Phase 2, behind one endpoint; a rollout moves "
+        "the long ones over in stages, and back when it must.\n\n"
+        "Begin with `turnout demo`, or `turnout up` and `turnout rollout start`."
+    ),
+)
+app.add_typer(rollout_commands, name="rollout")
+
+StateDir = Annotated[
+    Path | None,
+    typer.Option(
+        help="Where state and logs lie; by default ~/.local/state/turnout.",
+        envvar="TURNOUT_STATE_DIR",
+        show_default=False,
+        file_okay=False,
+    ),
+]
+Bank = Annotated[Path, typer.Option(help="The bank: an .npz with `vectors` and `ids`.")]
+
+
+@app.command()
+def up(
+    state_dir: StateDir = None,
+    host: Annotated[
+        str, typer.Option(help="The address that every part listens on.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The gateway's port.")] = 8080,
+    controller_port: Annotated[int, typer.Option(help="The controller's port.")] = 8081,
+    backend_port: Annotated[
+        int, typer.Option(help="The first tier's port; the next tiers take the next ports.")
+    ] = local.FIRST_BACKEND_PORT,
+    bank: Bank = local.DATA,
+) -> None:
+    """Start everything on this machine and keep it running until Ctrl-C.
+
+    An embedded Valkey (or your Redis, if TURNOUT_REDIS_URL is set), one model server per tier,
+    the controller and the gateway. A part that dies is restarted. TURNOUT_TIERS changes the
+    tier table: '[{"arm":"phase1","max_length":100},{"arm":"phase2","max_length":500}]'.
+    """
+    console = Console()
+    try:
+        tiers = local.tiers_from(os.environ.get("TURNOUT_TIERS"))
+        layout = local.Layout(
+            state_dir=(state_dir or default_state_dir()).absolute(),
+            host=host,
+            gateway_port=port,
+            controller_port=controller_port,
+            backend_ports=tuple(range(backend_port, backend_port + len(tiers))),
+            redis_url=os.environ.get("TURNOUT_REDIS_URL") or None,
+            bank=bank.absolute(),
+            tiers=tiers,
+        )
+        asyncio.run(_up(layout, console))
+    except (local.LocalError, StartError) as error:
+        console.print(f"[red]turnout up:[/red] {error}", highlight=False, soft_wrap=True)
+        raise typer.Exit(FAILED) from None
+
+
+async def _up(layout: local.Layout, console: Console) -> None:
+    board = Board(console)
+    children: tuple[Child, ...] = ()
+
+    async def serve() -> None:
+        nonlocal children
+        async with local.running(layout, board.changed) as children:
+            board.__exit__(None, None, None)
+            _say_ready(layout, console)
+            await asyncio.Event().wait()
+
+    with local.stop_signals(lambda: children) as stop, board:
+        await local.until(stop, serve)
+
+
+def _say_ready(layout: local.Layout, console: Console) -> None:
+    options = _options(layout)
+    console.print()
+    for name, where in (
+        ("gateway", layout.gateway_url),
+        ("try it", f"{layout.gateway_url}/docs"),
+        ("controller", layout.controller_url),
+        ("logs", str(layout.state_dir / "logs")),
+    ):
+        console.print(f"  {name:<11}{where}", highlight=False, soft_wrap=True)
+    console.print(
+        "\nThe arms have [bold]untrained weights[/bold]: seeds, until you give them some."
+    )
+    console.print("\nIn another terminal, try next:\n")
+    for command in (
+        f"turnout example 300 | curl -s {layout.gateway_url}/v1/predict --json @- | head -c 400",
+        f"turnout rollout start{options}",
+        f"turnout rollout status{options}",
+    ):
+        console.print(f"  {command}", highlight=False, markup=False, soft_wrap=True)
+    console.print("\nCtrl-C stops everything.")
+
+
+def _options(layout: local.Layout) -> str:
+    usual = local.Layout(state_dir=layout.state_dir)
+    if layout.controller_url == usual.controller_url:
+        return ""
+    return f" --url {shlex.quote(layout.controller_url)}"
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where the report is written.")] = Path("demo-report"),
+    bank: Bank = local.DATA,
+) -> None:
+    """Walk a rollout from 5 % shadow to 100 % on real text, and write its report.
+
+    Starts everything in a temporary directory on free ports, replays real chains of text over
+    HTTP (contexts from 5 to 599 vectors, the truth fed back), advances the default plan with its
+    durations shortened, prints a table per stage, writes the report as HTML and JSON, and leaves
+    nothing running. Takes one to three minutes on two cores.
+    """
+    # other verbs start faster without these
+    from backends.training.archive import ArchiveError  # noqa: PLC0415
+    from deploy.demo import DemoError, run_demo  # noqa: PLC0415
+
+    console = Console()
+    try:
+        asyncio.run(run_demo(out, bank.absolute(), console))
+    except (local.LocalError, StartError, ArchiveError, DemoError) as error:
+        console.print(f"[red]turnout demo:[/red] {error}", highlight=False, soft_wrap=True)
+        raise typer.Exit(FAILED) from None
+
+
+@app.command()
+def example(
+    length: Annotated[int, typer.Argument(help="Vectors in the context.", min=1)] = 20,
+    chain: Annotated[int, typer.Option(help="Which chain of the sample.", min=0)] = 0,
+    bank: Bank = local.DATA,
+) -> None:
+    """Print the body of a /v1/predict request, made from real text.
+
+    Example: turnout example 300 | curl -s localhost:8080/v1/predict --json @-
+    """
+    import orjson  # noqa: PLC0415 - as above
+
+    from backends.training.archive import ArchiveError  # noqa: PLC0415 - as above
+    from deploy.chains import load_chains  # noqa: PLC0415 - as above
+
+    try:
+        chains = load_chains(bank).chains
+    except ArchiveError as error:
+        raise typer.BadParameter(str(error)) from None
+    if chain >= len(chains):
+        raise typer.BadParameter(f"the sample has the chains 0 to {len(chains) - 1}")
+    vectors = chains[chain].vectors
+    if length > len(vectors):
+        raise typer.BadParameter(f"chain {chain} has {len(vectors)} vectors")
+    body = {"context": vectors[:length], "top_k": 5}
+    typer.echo(orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY))
+
+
+SettingsOption = Annotated[
+    bool, typer.Option("--settings", help="List the environment variables that it reads.")
+]
+
+
+@app.command()
+def backend(
+    arm: Annotated[str, typer.Option(help="The arm that this model server is.")] = "phase1",
+    bank: Bank = local.DATA,
+    settings: SettingsOption = False,
+) -> None:
+    """Run one model server. Its settings are BACKEND_* in the environment.
+
+    Its port and its window follow from the tier table (TURNOUT_TIERS) unless they are set.
+
+    Example: BACKEND_CHECKPOINT=phase2.safetensors turnout backend --arm phase2
+    """
+    tiers = _tiers()
+    place = next((index for index, tier in enumerate(tiers) if tier.arm == arm), None)
+    if place is not None:
+        os.environ.setdefault("BACKEND_PORT", str(local.FIRST_BACKEND_PORT + place))
+        os.environ.setdefault("BACKEND_MAX_LENGTH", str(tiers[place].max_length))
+    os.environ.setdefault("BACKEND_BANK", str(bank.absolute()))
+    os.environ["BACKEND_ARM"] = arm
+    _run("backends", settings)
+
+
+@app.command()
+def gateway(settings: SettingsOption = False) -> None:
+    """Run one gateway. Its settings are ROUTER_* and TURNOUT_* in the environment."""
+    _run("router", settings)
+
+
+@app.command()
+def controller(settings: SettingsOption = False) -> None:
+    """Run one controller. Its settings are ROLLOUT_* and TURNOUT_* in the environment."""
+    _run("rollout", settings)
+
+
+def _run(package: str, only_settings: bool) -> None:
+    if only_settings:
+        settings = importlib.import_module(f"{package}.settings").Settings
+        Console().print(settings_table(settings), highlight=False)
+        return
+    raise typer.Exit(importlib.import_module(f"{package}.__main__").main())
+
+
+def settings_table(settings: type[BaseSettings]) -> Table:
+    """List what a process reads from its environment: name, default, and what it is for."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("variable", "default", "what it is"):
+        table.add_column(heading, header_style="dim", overflow="fold")
+    prefix = settings.model_config.get("env_prefix", "")
+    for name, field in settings.model_fields.items():
+        variable = str(field.validation_alias or f"{prefix}{name}".upper())
+        default = "required"
+        if not field.is_required():
+            value = field.get_default(call_default_factory=True)
+            default = "none" if value is None else to_json(value).decode().strip('"')
+        table.add_row(variable, escape(default), escape(field.description or ""))
+    return table
+
+
+def _tiers() -> tuple[Tier, ...]:
+    try:
+        return local.tiers_from(os.environ.get("TURNOUT_TIERS"))
+    except local.LocalError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def default_state_dir() -> Path:
+    """Return the XDG base directory for state, with our name."""
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "turnout"
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"turnout {version('turnout')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _show: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Take the options that come before the verb."""
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

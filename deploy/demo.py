@@ -1,0 +1,229 @@
+"""`turnout demo`: a whole rollout on real text, in a few minutes, that leaves nothing running.
+
+It is a client like any other: requests and feedback go to the gateway, commands to the controller,
+over HTTP. The plan is the default one with its durations, samples and mirror share changed, so that
+every stage can be seen; nothing else is different from production.
+"""
+
+import asyncio
+import contextlib
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import httpx2
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from deploy import local
+from deploy.board import Board
+from deploy.chains import load_chains
+from deploy.children import Child
+from deploy.replay import TIMEOUT_S, Outcome, Query, queries, replay
+from deploy.summary import stage_table
+from rollout.document import Report
+from rollout.plan import DEFAULT_PLAN, Plan
+
+SEED: Final = 20_261_122
+IN_SCOPE: Final = 100
+"""Contexts longer than this many vectors are the candidate's, in the default tier table."""
+REQUESTS: Final = {"shadow": 300, "ab": 100}
+PAIRS: Final = {"shadow": 8, "ab": 20}
+BATCH: Final = 20
+PATIENCE: Final = 4
+"""A stage whose gate stays shut gets at most this many times its requests."""
+SETTLE_S: Final = 1.0
+"""Time for the last comparisons and labels of a batch to be counted."""
+
+
+class DemoError(Exception):
+    """Why the demo stopped; the message says at which step and what was answered."""
+
+
+def shortened(plan: Plan) -> Plan:
+    """Return `plan` with stages of seconds, small samples, and half of the requests mirrored."""
+    stages = tuple(
+        stage.model_copy(
+            update={
+                "min_duration_s": 3.0,
+                "min_requests": REQUESTS[stage.mode],
+                "min_pairs": PAIRS[stage.mode],
+                "shadow_sample": 50.0 if stage.mode == "ab" else 0.0,
+            }
+        )
+        for stage in plan.stages
+    )
+    return plan.model_copy(update={"name": "demo", "stages": stages})
+
+
+@dataclass(slots=True)
+class Demo:
+    """The clients, the traffic and what became of it."""
+
+    gateway: httpx2.AsyncClient
+    controller: httpx2.AsyncClient
+    source: Iterator[Query]
+    console: Console
+    outcome: Outcome = field(default_factory=Outcome)
+
+    async def walk(self, plan: Plan) -> None:
+        """Take the plan from its first stage to its end. Raises DemoError."""
+        start = {"plan": plan.model_dump(mode="json"), **_because("the demo begins")}
+        await self._command("/v1/rollouts", start)
+        with _progress(self.console) as progress:
+            for stage in plan.stages:
+                label = f"{stage.name}: {stage.weight:g} % {stage.mode}"
+                task = progress.add_task(label, total=stage.min_requests)
+                await self._serve_stage(stage.min_requests, progress, task)
+
+    async def _serve_stage(self, in_scope: int, progress: Progress, task: Any) -> None:
+        """Send traffic until the stage's gate opens, and go through it."""
+        served = 0
+
+        def sent(query: Query) -> None:
+            nonlocal served
+            if query.length > IN_SCOPE:
+                served += 1
+                progress.update(task, completed=min(served, in_scope))
+
+        refused = ""
+        while served < in_scope * PATIENCE:
+            await replay(self.gateway, self.source, BATCH, self.outcome, sent)
+            if served < in_scope:
+                continue
+            await asyncio.sleep(SETTLE_S)
+            answer = await self.controller.post(
+                "/v1/rollouts/current/advance", json=_because("the demo's next stage")
+            )
+            if answer.is_success:
+                return
+            refused = answer.json()["error"]
+        raise DemoError(f"the gate stayed shut after {served} requests in scope: {refused}")
+
+    async def confirm_hybrid(self) -> dict[str, str]:
+        """Ask with a short and with a long context after the rollout, and say who answered."""
+        answered: dict[str, str] = {}
+        for name, wanted in (("short", range(5, IN_SCOPE + 1)), ("long", range(101, 501))):
+            query = next(query for query in self.source if query.length in wanted)
+            answer = await self.gateway.post(
+                "/v1/predict",
+                content=query.body(),
+                headers={"content-type": "application/json"},
+            )
+            answered[name] = f"{query.length} vectors -> {answer.headers['x-turnout-arm']}"
+        return answered
+
+    async def report(self, form: str) -> bytes:
+        """Fetch the report as `json` or `html`."""
+        answer = await self.controller.get("/v1/rollouts/current/report", params={"format": form})
+        if not answer.is_success:
+            raise DemoError(f"the controller gave no report: {answer.text[:300]}")
+        return answer.content
+
+    async def _command(self, path: str, body: dict[str, Any]) -> None:
+        answer = await self.controller.post(path, json=body)
+        if not answer.is_success:
+            raise DemoError(f"POST {path} was refused: {answer.text[:300]}")
+
+
+async def run_demo(out: Path, bank: Path, console: Console) -> None:
+    """Run the demo and write `report.html` and `report.json` into `out`.
+
+    Raises LocalError, StartError, ArchiveError or DemoError; whatever happens, nothing is left
+    running and the temporary directory is removed.
+    """
+    chains = load_chains(bank).chains
+    await asyncio.to_thread(out.mkdir, parents=True, exist_ok=True)
+    children: tuple[Child, ...] = ()
+
+    async def work() -> None:
+        nonlocal children
+        with tempfile.TemporaryDirectory(prefix="turnout-demo-") as scratch:
+            layout = free_layout(Path(scratch), bank)
+            with Board(console) as board:
+                async with contextlib.AsyncExitStack() as stack:
+                    children = await stack.enter_async_context(local.running(layout, board.changed))
+                    board.quiet = True
+                    board.__exit__(None, None, None)
+                    await _demonstrate(layout, queries(chains, SEED), out, console)
+
+    with local.stop_signals(lambda: children) as stop:
+        if not await local.until(stop, work):
+            raise DemoError("stopped before its end; nothing is left running")
+
+
+async def _demonstrate(
+    layout: local.Layout, source: Iterator[Query], out: Path, console: Console
+) -> None:
+    console.print(
+        "\nThe arms have [bold]untrained weights[/bold] (fixed seeds): what follows shows how a "
+        "rollout works,\nnot which arm is better.\n"
+    )
+    async with _clients(layout) as (gateway, controller):
+        demo = Demo(gateway, controller, source, console)
+        await demo.walk(shortened(DEFAULT_PLAN))
+        answered = await demo.confirm_hybrid()
+        text = await demo.report("json")
+        (out / "report.json").write_bytes(text)
+        (out / "report.html").write_bytes(await demo.report("html"))
+    report = Report.model_validate_json(text)
+    console.print(stage_table(report))
+    _say_outcome(demo.outcome, answered, out, console)
+
+
+def _say_outcome(outcome: Outcome, answered: dict[str, str], out: Path, console: Console) -> None:
+    failed = "; ".join(f"{count} x {kind}" for kind, count in outcome.failed.items()) or "none"
+    console.print(f"requests sent  {outcome.sent}, failed: {failed}", highlight=False)
+    console.print(
+        f"now in force   short: {answered['short']}, long: {answered['long']}", highlight=False
+    )
+    console.print(
+        f"report         {out / 'report.html'} and {out / 'report.json'}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def free_layout(state_dir: Path, bank: Path) -> local.Layout:
+    """Return a layout on ports of the loopback interface that are free now."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(4)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        gateway, controller, *backends = (int(probe.getsockname()[1]) for probe in probes)
+    return local.Layout(
+        state_dir=state_dir,
+        gateway_port=gateway,
+        controller_port=controller,
+        backend_ports=tuple(backends),
+        bank=bank,
+    )
+
+
+@contextlib.asynccontextmanager
+async def _clients(
+    layout: local.Layout,
+) -> AsyncIterator[tuple[httpx2.AsyncClient, httpx2.AsyncClient]]:
+    async with (
+        httpx2.AsyncClient(base_url=layout.gateway_url, timeout=TIMEOUT_S, trust_env=False) as one,
+        httpx2.AsyncClient(base_url=layout.controller_url, timeout=10, trust_env=False) as two,
+    ):
+        yield one, two
+
+
+def _because(reason: str) -> dict[str, str]:
+    return {"actor": "demo", "reason": reason}
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description:<22}"),
+        BarColumn(bar_width=32),
+        MofNCompleteColumn(),
+        TextColumn("in scope"),
+        TimeElapsedColumn(),
+        console=console,
+    )
