@@ -1,0 +1,198 @@
+"""`python -m router`: settings -> objects -> one gateway.
+
+Exits 0 after SIGTERM or SIGINT, when what was under way is answered and the last batch is sent; 1
+when a setting or the port is wrong: the log's last lines say which.
+"""
+
+import asyncio
+import contextlib
+import os
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final
+
+import structlog
+from fastapi import FastAPI
+from pydantic import ValidationError
+
+from backends import telemetry
+from rollout.feed import Feed, FeedUnavailable
+from rollout.snapshot import Heartbeat
+from router.app import App
+from router.edge import MIB
+from router.feedback import Feedback
+from router.gateway import Gateway
+from router.ids import RANDOM_BYTES, request_id
+from router.limits import Budget
+from router.metrics import Metrics
+from router.observe import Observer
+from router.settings import Settings
+from router.shadow import Mirror
+from router.snapshots import Snapshots
+from router.upstream import Upstream
+
+BEAT_S: Final = 1.0
+LAST_FLUSH_S: Final = 2.0
+RESTART_S: Final = 1.0
+
+log = structlog.stdlib.get_logger("router")
+
+
+class Service:
+    """All objects of one gateway, put together, and its background tasks."""
+
+    def __init__(self, settings: Settings) -> None:
+        metrics = Metrics(telemetry.new_registry())
+        self._settings = settings
+        self._feed = Feed(settings.redis_url) if settings.redis_url else None
+        self._upstream = Upstream(settings.backends, seconds=metrics.upstream_seconds)
+        self._mirrors_upstream = Upstream(
+            settings.backends, shadow=True, connections=settings.mirror_in_flight
+        )
+        self._snapshots = Snapshots(
+            settings.start,
+            feed=self._feed,
+            arms=self._upstream.arms,
+            state_dir=settings.state_dir,
+            metrics=metrics,
+        )
+        self._observer = Observer(self._feed, metrics, boot=uuid.uuid4().hex)
+        self._mirror = Mirror(
+            self._mirrors_upstream,
+            self._observer,
+            Budget(in_flight=settings.mirror_in_flight, bytes_=settings.mirror_max_mb * MIB),
+            metrics,
+            timeout_s=settings.mirror_timeout_s,
+        )
+        self._feedback = Feedback(
+            self._feed,
+            self._upstream,
+            self._snapshots,
+            self._observer,
+            metrics,
+            label_window_s=settings.label_window_s,
+            pending_delay_s=settings.mirror_timeout_s,
+        )
+        self.app: FastAPI = App(
+            self._gateway(metrics),
+            self._feedback,
+            self._snapshots,
+            self._upstream,
+            metrics,
+            new_request_id=_new_request_id,
+            version=_version(),
+            max_context=settings.max_context,
+            max_body_mb=settings.max_body_mb,
+            tokens_per_vector=settings.tokens_per_vector,
+            life=self._life,
+        ).app
+
+    def _gateway(self, metrics: Metrics) -> Gateway:
+        return Gateway(
+            self._snapshots,
+            self._upstream,
+            self._mirror,
+            self._observer,
+            metrics,
+            timeout_s=self._settings.timeout_s,
+            too_long=self._settings.too_long,
+            label_window_s=self._settings.label_window_s,
+        )
+
+    @contextlib.asynccontextmanager
+    async def _life(self) -> AsyncIterator[None]:
+        """Run the background tasks; at the end drain, send what is left, close."""
+        settings = self._settings
+        await self._snapshots.poll()  # bounded; so that the first request meets the store's word
+        work: list[Callable[[], Awaitable[None]]] = [self._snapshots.watch_hold]
+        if self._feed:
+            work += [
+                lambda: self._snapshots.watch(settings.poll_s),
+                lambda: self._snapshots.listen(settings.poll_s),
+                lambda: self._observer.run(settings.flush_s),
+                self._feedback.run,
+                self._beat,
+            ]
+        tasks = [asyncio.create_task(_keep_running(one)) for one in work]
+        try:
+            yield
+        finally:
+            await self._mirror.drain()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._end()
+
+    async def _end(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_FLUSH_S):
+                if await self._observer.flush():
+                    await self._feedback.drain()
+        await asyncio.gather(self._upstream.close(), self._mirrors_upstream.close())
+        if self._feed:
+            with contextlib.suppress(FeedUnavailable):
+                await self._feed.close()
+
+    async def _beat(self) -> None:
+        while True:
+            position = self._snapshots.current.position
+            heartbeat = Heartbeat(
+                boot=self._observer.boot,
+                at=time.time(),
+                epoch=position.epoch,
+                version=position.version,
+                held=self._snapshots.held,
+                dropped=self._observer.dropped,
+            )
+            await self._observer.beat(heartbeat)
+            await asyncio.sleep(BEAT_S)
+
+
+async def _keep_running(work: Callable[[], Awaitable[None]]) -> None:
+    """Run a background task until cancelled: one that fails is logged and started again."""
+    while True:
+        try:
+            await work()
+        except Exception:
+            log.exception("a background task failed")
+        await asyncio.sleep(RESTART_S)
+
+
+def main() -> None:
+    """Run one gateway until it is told to stop."""
+    settings = _settings()
+    telemetry.configure_logging("gateway", settings.log_level)
+    try:
+        service = Service(settings)
+    except (OSError, ValueError) as error:
+        log.critical("cannot start", reason=str(error))
+        raise SystemExit(1) from None
+    telemetry.serve(service.app, settings.host, settings.port)
+
+
+def _settings() -> Settings:
+    try:
+        return Settings()
+    except ValidationError as error:
+        telemetry.configure_logging("gateway")
+        for fault in error.errors():
+            name = ".".join(str(part) for part in fault["loc"])
+            log.critical("wrong setting", setting=name or "settings", reason=fault["msg"])
+        raise SystemExit(1) from None
+
+
+def _new_request_id() -> str:
+    return request_id(time.time_ns() // 1_000_000, os.urandom(RANDOM_BYTES))
+
+
+def _version() -> str:
+    try:
+        return version("turnout")
+    except PackageNotFoundError:  # run from a checkout that was never installed
+        return "0"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""What every HTTP handler of the gateway needs: bounded bodies, deadlines, errors as JSON."""
+
+import math
+from typing import Final
+
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from backends.protocol import ProtocolError, write_error
+from router.errors import BadRequestError, BodyTooLongError, BusyError, EncodingError, RouterError
+
+TIMEOUT_HEADER: Final = "x-request-timeout-ms"
+MIB: Final = 1024 * 1024
+RETRY_AFTER_S: Final = 1
+CLIENT_LEFT: Final = 499
+"""nginx's status for an answer that nobody reads: it stands in the metrics only."""
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """Read a body of at most `limit` bytes.
+
+    What is too long is read out and thrown away up to twice the limit: a client that is cut off
+    while it sends loses the answer. Raises BodyTooLongError, and EncodingError for a compressed
+    body.
+    """
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.lower() != "identity":
+        raise EncodingError(
+            f"the body's content-encoding is {encoding[:40]!r}: send it uncompressed"
+        )
+    chunks: list[bytes] = []
+    total = 0
+    async for chunk in request.stream():
+        total += len(chunk)
+        if total <= limit:
+            chunks.append(chunk)
+        else:
+            chunks.clear()
+        if total > 2 * limit:
+            break
+    if total > limit:
+        raise BodyTooLongError(
+            f"the body is longer than {limit // MIB} MiB: this service reads no more"
+        )
+    return b"".join(chunks)
+
+
+def timeout_of(request: Request) -> float | None:
+    """Read the client's deadline, in seconds from its admission. Raises BadRequestError."""
+    text = request.headers.get(TIMEOUT_HEADER)
+    if text is None:
+        return None
+    try:
+        milliseconds = float(text)
+    except ValueError:
+        milliseconds = math.nan
+    if not (math.isfinite(milliseconds) and milliseconds > 0):
+        raise BadRequestError(
+            f"{TIMEOUT_HEADER} is {text[:40]!r}: it must be a number of milliseconds above 0"
+        )
+    return milliseconds / 1000
+
+
+async def write_refusal(request: Request, error: Exception) -> Response:
+    """Write any error that a handler raised as `{"error": "<sentence>"}`."""
+    headers: dict[str, str] = {}
+    match error:
+        case RouterError() | ProtocolError():
+            status, text = error.status, str(error)
+        case HTTPException():
+            status = error.status_code
+            text = f"{error.detail}: {request.method} {request.url.path[:80]}"
+            headers = dict(error.headers or {})
+        case ClientDisconnect():
+            status, text = CLIENT_LEFT, "the client left before its body had arrived"
+        case _:
+            raise error
+    if isinstance(error, BusyError):
+        headers["retry-after"] = str(RETRY_AFTER_S)
+    if isinstance(error, BodyTooLongError):
+        headers["connection"] = "close"
+    return Response(write_error(text), status, headers, "application/json")

@@ -1,0 +1,117 @@
+"""What can go wrong in the gateway: one tree. `status` hints the HTTP status, without a framework.
+
+The message of every error is the sentence that the client reads.
+"""
+
+from enum import StrEnum
+from typing import ClassVar
+
+
+class RouterError(Exception):
+    """The root of the tree."""
+
+    status: int = 500
+
+
+class BadRequestError(RouterError):
+    """A header or a body that breaks the contract."""
+
+    status = 400
+
+
+class UnknownRequestError(RouterError):
+    """Feedback for a request that this service never answered."""
+
+    status = 404
+
+
+class UnknownModelError(RouterError):
+    """A path that names another model than the one there is."""
+
+    status = 404
+
+
+class ContradictionError(RouterError):
+    """Feedback that names another truth than the one before it."""
+
+    status = 409
+
+
+class ExpiredError(RouterError):
+    """Feedback that comes after the label window."""
+
+    status = 410
+
+
+class TooLongError(RouterError):
+    """More than is accepted: a context, under the policy `reject`, or a body."""
+
+    status = 413
+
+
+class BodyTooLongError(TooLongError):
+    """A body that was not read to its end."""
+
+
+class EncodingError(RouterError):
+    """A body in a content encoding that is not read."""
+
+    status = 415
+
+
+class BusyError(RouterError):
+    """Something that works at other times: a full queue, no store, no backend to ask."""
+
+    status = 503
+
+
+# --- backends -----------------------------------------------------------------------------------
+
+
+class FailureKind(StrEnum):
+    """How an arm failed. The closed set of the metrics' and the counters' labels."""
+
+    TIMEOUT = "timeout"
+    CONNECTION = "connection"
+    STATUS = "status"
+    INVALID = "invalid"
+
+
+class UpstreamError(RouterError):
+    """An arm failed to answer: an error of the arm, whatever the client sent."""
+
+    status = 502
+    kind: ClassVar[FailureKind]
+
+
+class UpstreamTimeoutError(UpstreamError):
+    """No answer before the deadline."""
+
+    status = 504
+    kind = FailureKind.TIMEOUT
+
+
+class UpstreamConnectionError(UpstreamError):
+    """Not reached, or cut off in mid-answer."""
+
+    kind = FailureKind.CONNECTION
+
+
+class UpstreamStatusError(UpstreamError):
+    """An HTTP status that is neither an answer nor the client's mistake."""
+
+    kind = FailureKind.STATUS
+
+
+class UpstreamInvalidError(UpstreamError):
+    """An answer that is not one."""
+
+    kind = FailureKind.INVALID
+
+
+class RefusedError(RouterError):
+    """A backend says that the request itself is wrong: the client's error, passed on."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status

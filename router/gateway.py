@@ -1,0 +1,197 @@
+"""One prediction request: measure -> decide -> forward -> answer -> record.
+
+**Assignment is not health.** Who is assigned follows from the snapshot alone. When the assigned
+candidate fails, the incumbent answers within the same deadline, and the failure is still the
+candidate's, as is the time that the client waited. The client's deadline covers everything and is
+never extended.
+
+Backends are always asked for at least ten neighbours, because a label is judged by the first ten;
+the client gets as many as it asked for.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from backends.protocol import KEPT_NEIGHBORS, Prediction, Request
+from rollout.snapshot import Position, Role, Snapshot
+from router.assignment import Decision, Reason, Refusal, TooLong, decide
+from router.errors import TooLongError
+from router.metrics import Metrics, status_class
+from router.observe import Observer
+from router.record import Admission, Attempt, Record, cell_of, pending_of
+from router.shadow import Copy, Mirror, Settled
+from router.snapshots import Snapshots
+from router.upstream import Upstream
+
+NOBODY = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a request. `answered` is the client's answer, or the last error."""
+
+    admission: Admission
+    position: Position
+    decision: Decision
+    assigned: Attempt
+    answered: Attempt
+
+    @property
+    def arm(self) -> str:
+        """Who answered; `-` for nobody."""
+        return self.answered.arm if self.answered.error is None else NOBODY
+
+    @property
+    def status(self) -> int:
+        """The HTTP status that this outcome hints."""
+        return self.answered.error.status if self.answered.error else 200
+
+    @property
+    def stage(self) -> str:
+        """The rollout's stage, for a request in its scope; else `-`."""
+        return self.decision.live.stage if self.decision.live else NOBODY
+
+
+class Gateway:
+    """Answers requests with the snapshot in force. `timeout_s` bounds a request's whole stay."""
+
+    def __init__(
+        self,
+        snapshots: Snapshots,
+        upstream: Upstream,
+        mirror: Mirror,
+        observer: Observer,
+        metrics: Metrics,
+        *,
+        timeout_s: float,
+        too_long: TooLong,
+        label_window_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._snapshots = snapshots
+        self._upstream = upstream
+        self._mirror = mirror
+        self._observer = observer
+        self._metrics = metrics
+        self._timeout_s = timeout_s
+        self._too_long = too_long
+        self._label_window_s = label_window_s
+        self._clock = clock
+
+    async def predict(
+        self, request: Request, admission: Admission, *, timeout_s: float | None = None
+    ) -> Outcome:
+        """Answer one request; `timeout_s` is the client's deadline, counted from the admission.
+
+        An arm's failure is part of the outcome. Raises TooLongError under the policy `reject`.
+        """
+        snapshot = self._snapshots.current
+        decision = self._decide(request, admission, snapshot)
+        limit_s = self._timeout_s if timeout_s is None else min(timeout_s, self._timeout_s)
+        asked = replace(request, id=None, top_k=max(request.top_k, KEPT_NEIGHBORS))
+        copy = self._start_copy(asked, admission, decision)
+        settled: Settled | None = None
+        try:
+            settled = await self._forward(asked, admission, decision, admission.started + limit_s)
+        finally:
+            if copy:
+                copy.settle(settled)
+        outcome = Outcome(
+            admission, snapshot.position, decision, settled.assigned, settled.answered
+        )
+        self._record(request, outcome, copied=copy is not None)
+        if settled.answered.prediction is None:
+            return outcome
+        trimmed = _trim(settled.answered.prediction, request.top_k)
+        return replace(outcome, answered=replace(settled.answered, prediction=trimmed))
+
+    def _decide(self, request: Request, admission: Admission, snapshot: Snapshot) -> Decision:
+        ruling = decide(
+            request.length,
+            snapshot,
+            request_id=admission.request_id,
+            key=request.key,
+            held=self._snapshots.held,
+            too_long=self._too_long,
+        )
+        if isinstance(ruling, Refusal):
+            status = status_class(TooLongError.status)
+            self._metrics.requests.labels(NOBODY, ruling.reason, status).inc()
+            raise TooLongError(
+                f"the context has {request.length} vectors: the longest that a model here reads is "
+                f"{ruling.limit}, and this service does not truncate"
+            )
+        return ruling
+
+    def _start_copy(
+        self, request: Request, admission: Admission, decision: Decision
+    ) -> Copy | None:
+        if decision.mirror is None or decision.live is None or decision.role is None:
+            return None
+        return self._mirror.start(
+            request,
+            admission,
+            live=decision.live,
+            assigned=decision.role,
+            arm=decision.mirror,
+        )
+
+    async def _forward(
+        self, request: Request, admission: Admission, decision: Decision, deadline: float
+    ) -> Settled:
+        """Let the assigned arm answer, and its fallback when it fails."""
+        name = admission.request_id
+        first = await self._upstream.attempt(
+            decision.arm, request, deadline=deadline, request_id=name
+        )
+        if first.failure is None or decision.fallback is None or self._clock() >= deadline:
+            return Settled(first, first)
+        second = await self._upstream.attempt(
+            decision.fallback, request, deadline=deadline, request_id=name
+        )
+        return Settled(first, second)
+
+    def _record(self, request: Request, outcome: Outcome, *, copied: bool) -> None:
+        admission, decision = outcome.admission, outcome.decision
+        seconds = self._clock() - admission.started
+        self._metrics.requests.labels(
+            outcome.arm, decision.reason, status_class(outcome.status)
+        ).inc()
+        self._metrics.request_seconds.labels(outcome.arm).observe(seconds)
+        role: Role | None = decision.role
+        if decision.live and role:
+            self._observer.record(
+                Record(
+                    admission,
+                    request.length,
+                    decision.live,
+                    role,
+                    counted=decision.counted,
+                    keyless=decision.reason is Reason.KEYLESS,
+                    failure=outcome.assigned.failure,
+                    fell_back=outcome.answered.arm != decision.arm and outcome.arm != NOBODY,
+                    mirrored=decision.mirror is not None,
+                    seconds=seconds,
+                )
+            )
+        if not copied and outcome.arm != NOBODY:
+            self._pend(request, outcome)
+
+    def _pend(self, request: Request, outcome: Outcome) -> None:
+        admission, live = outcome.admission, outcome.decision.live
+        counted = live is not None and outcome.decision.counted
+        self._observer.pend(
+            pending_of(
+                admission,
+                answered=outcome.answered,
+                cell=cell_of(live, admission, request.length) if live and counted else None,
+                live=live,
+                assigned=outcome.decision.role,
+                label_window_s=self._label_window_s,
+            )
+        )
+
+
+def _trim(prediction: Prediction, top_k: int) -> Prediction:
+    return replace(prediction, ids=prediction.ids[:top_k], scores=prediction.scores[:top_k])

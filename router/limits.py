@@ -1,0 +1,58 @@
+"""How much may be under way at once. Pure arithmetic: clocks come in as arguments.
+
+These objects are used on one event loop and hold no lock.
+"""
+
+from typing import Literal
+
+Full = Literal["full", "bytes"]
+
+
+class Budget:
+    """So many things in flight, of so many bytes together."""
+
+    def __init__(self, *, in_flight: int, bytes_: int) -> None:
+        self._in_flight_limit = in_flight
+        self._bytes_limit = bytes_
+        self.in_flight = 0
+        self.bytes = 0
+
+    def __repr__(self) -> str:
+        return (
+            f"<Budget {self.in_flight}/{self._in_flight_limit} in flight, "
+            f"{self.bytes}/{self._bytes_limit} bytes>"
+        )
+
+    def take(self, bytes_: int) -> Full | None:
+        """Take a place for `bytes_`, or say which limit leaves none."""
+        if self.in_flight >= self._in_flight_limit:
+            return "full"
+        if self.bytes + bytes_ > self._bytes_limit:
+            return "bytes"
+        self.in_flight += 1
+        self.bytes += bytes_
+        return None
+
+    def give(self, bytes_: int) -> None:
+        """Give back what was taken."""
+        self.in_flight -= 1
+        self.bytes -= bytes_
+
+
+class Rate:
+    """At most `per_s` a second, and at most one second's worth at once: a token bucket."""
+
+    def __init__(self, per_s: float) -> None:
+        self._per_s = per_s
+        self._tokens = per_s
+        self._at: float | None = None
+
+    def take(self, now: float) -> bool:
+        """Whether one more may pass at `now` (monotonic seconds)."""
+        if self._at is not None:
+            self._tokens = min(self._per_s, self._tokens + (now - self._at) * self._per_s)
+        self._at = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True

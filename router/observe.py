@@ -1,0 +1,141 @@
+"""From records to the store, off every request's path.
+
+Records, pairs and pending labels fold into the open batch of a `Spool` as they come. A task cuts
+the batch at an interval and sends it under `(boot, sequence)`. A batch that failed may have been
+counted all the same, so it is sent again *unchanged under the same sequence* until the store
+confirms it, while new counts gather behind it; that makes each count once, however often it is
+sent. The same task's sibling sends a heartbeat.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import structlog
+
+from rollout.feed import Feed, FeedUnavailable
+from rollout.snapshot import Batch, Counter, Heartbeat, Live, Pending
+from router.limits import Rate
+from router.metrics import Metrics
+from router.record import (
+    Admission,
+    Dropped,
+    Pair,
+    Record,
+    cell_of,
+    counts_of,
+    counts_of_pair,
+    sample_of,
+    verdict_of,
+)
+from router.spool import Spool
+
+SAMPLES_PER_S: Final = 5.0
+
+log = structlog.stdlib.get_logger("router")
+
+
+class Observer:
+    """One gateway's reports; without a `feed` they end in the metrics. `boot` names the process."""
+
+    def __init__(
+        self,
+        feed: Feed | None,
+        metrics: Metrics,
+        *,
+        boot: str,
+        spool: Spool | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.boot = boot
+        self._feed = feed
+        self._metrics = metrics
+        self._spool = spool or Spool()
+        self._clock = clock
+        self._samples = Rate(SAMPLES_PER_S)
+        self._sending: Batch | None = None
+        self._sequence = 0
+        self._failing = False
+        metrics.dropped.set_function(lambda: self.dropped)
+
+    @property
+    def dropped(self) -> int:
+        """Counts and pending labels lost since start because the spool was full."""
+        return self._spool.dropped
+
+    @property
+    def behind(self) -> bool:
+        """Whether the store may lack something that happened before its last failure."""
+        return self._failing
+
+    # --- what is seen ---------------------------------------------------------------------------
+
+    def record(self, record: Record) -> None:
+        """Take in one request in scope of a rollout, answered or failed."""
+        self._count(record.live, record.admission, record.length, counts_of(record))
+
+    def pair(self, pair: Pair) -> None:
+        """Take in one request that both arms tried."""
+        self._metrics.mirrors.labels(verdict_of(pair)).inc()
+        self._count(pair.live, pair.admission, pair.length, counts_of_pair(pair))
+        if self._feed and self._samples.take(self._clock()) and (sample := sample_of(pair)):
+            self._spool.sample(sample)
+
+    def mirror_dropped(self, live: Live, admission: Admission, length: int, why: Dropped) -> None:
+        """Take in a mirror that never became a pair."""
+        self._metrics.mirrors.labels(why).inc()
+        self._count(live, admission, length, {Counter.mirror_dropped(why): 1})
+
+    def pend(self, pending: Pending) -> None:
+        """Take in an answered request, whose truth may arrive."""
+        if self._feed:
+            self._spool.pend(pending)
+
+    def _count(
+        self, live: Live, admission: Admission, length: int, counts: Mapping[str, int]
+    ) -> None:
+        if self._feed:
+            self._spool.count(cell_of(live, admission, length), counts)
+
+    # --- what is sent ---------------------------------------------------------------------------
+
+    async def run(self, interval_s: float) -> None:
+        """Flush at an interval, until cancelled."""
+        while True:
+            await asyncio.sleep(interval_s)
+            await self.flush()
+
+    async def flush(self) -> bool:
+        """Send what there is; whether the store now has all of it. One call at a time."""
+        if self._feed is None:
+            return True
+        while True:
+            if self._sending is None:
+                self._sending = self._spool.cut(self.boot, self._sequence + 1)
+                if self._sending is None:
+                    self._failing = False
+                    return True
+                self._sequence += 1
+            try:
+                counted = await self._feed.flush(self._sending)
+            except FeedUnavailable as error:
+                self._metrics.batches.labels("failed").inc()
+                self._note_failure(error)
+                return False
+            self._metrics.batches.labels("counted" if counted else "repeat").inc()
+            self._sending = None
+
+    def _note_failure(self, error: FeedUnavailable) -> None:
+        if not self._failing:
+            log.warning("observations wait for the store", reason=str(error))
+        self._failing = True
+
+    async def beat(self, heartbeat: Heartbeat) -> None:
+        """Send one heartbeat; a lost one is followed by the next."""
+        if self._feed is None:
+            return
+        try:
+            await self._feed.beat(heartbeat)
+        except FeedUnavailable as error:
+            log.debug("heartbeat lost", reason=str(error))

@@ -1,0 +1,203 @@
+"""What happened to one request, as typed records, and the counts they fold into. Pure.
+
+A request in scope of a rollout makes one `Record` when it is answered, and if it was mirrored one
+`Pair` when both arms are done. Each folds into increments of the counters of its `Cell`. Everything
+belongs to the arm that was *assigned* (intention to treat): an answer in its place is a fallback.
+
+A pair tells which arm failed. Agreement and the arms' own times come only from pairs where neither
+did. A pair whose request both arms refuse as the client's mistake says nothing and counts nothing.
+"""
+
+from collections import Counter as Multiset
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from backends.comparison import cosine, overlap, rank_biased_overlap
+from backends.protocol import KEPT_NEIGHBORS, Prediction
+from rollout.snapshot import Cell, Counter, Live, Pending, Role, Sample, stratum
+from router.errors import FailureKind, RefusedError, UpstreamError
+
+Dropped = Literal["full", "bytes", "timeout", "error"]
+"""Why a mirror that was intended was not compared."""
+_OVERLAPS: Final[tuple[tuple[Literal["overlap1", "overlap5", "overlap10"], int], ...]] = (
+    ("overlap1", 1),
+    ("overlap5", 5),
+    ("overlap10", 10),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A request's name and clocks, taken when its headers had arrived."""
+
+    request_id: str
+    at: float
+    """Unix seconds."""
+    started: float
+    """Monotonic seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What one arm made of one request: a prediction or an error, after `seconds`."""
+
+    arm: str
+    seconds: float
+    prediction: Prediction | None = None
+    error: UpstreamError | RefusedError | None = None
+
+    @property
+    def failure(self) -> FailureKind | None:
+        """How the arm failed; None when it answered, and when it refused the client's request."""
+        return self.error.kind if isinstance(self.error, UpstreamError) else None
+
+    @property
+    def outcome(self) -> str:
+        """One word for it: `ok`, `refused` or the kind of failure."""
+        return self.failure or ("refused" if self.error else "ok")
+
+    @property
+    def top(self) -> tuple[int, ...]:
+        """The first ten ids, which labels are judged by."""
+        return top_of(self.prediction) if self.prediction else ()
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One request in scope of a rollout, when its client has got its answer or its error."""
+
+    admission: Admission
+    length: int
+    live: Live
+    assigned: Role
+    counted: bool
+    """False: outside the statistics."""
+    keyless: bool
+    failure: FailureKind | None
+    """How the assigned arm's own attempt failed."""
+    fell_back: bool
+    """Whether the other arm answered."""
+    mirrored: bool
+    seconds: float
+    """From admission to the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One request that both arms tried."""
+
+    admission: Admission
+    length: int
+    live: Live
+    incumbent: Attempt
+    candidate: Attempt
+
+
+def top_of(prediction: Prediction) -> tuple[int, ...]:
+    """Return the first ten ids of a prediction, or as many as there are."""
+    return tuple(prediction.ids[:KEPT_NEIGHBORS].tolist())
+
+
+def cell_of(live: Live, admission: Admission, length: int) -> Cell:
+    """Say what a request's counts belong to: by the minute of its admission and its length."""
+    minute = int(admission.at // 60)
+    return Cell(live.id, live.evidence_epoch, live.stage, minute, stratum(length))
+
+
+def counts_of(record: Record) -> Multiset[str]:
+    """Fold a record into increments."""
+    if record.keyless:
+        return Multiset((Counter.KEYLESS,))
+    if not record.counted:
+        return Multiset()
+    role = record.assigned
+    counts = Multiset((Counter.assigned(role), Counter.latency(role, record.seconds)))
+    if record.failure:
+        counts[Counter.error(role, record.failure)] += 1
+    if record.fell_back:
+        counts[Counter.fallback(role)] += 1
+    if record.mirrored:
+        counts[Counter.MIRROR_INTENDED] += 1
+    return counts
+
+
+def verdict_of(pair: Pair) -> Literal["compared", "timeout", "error"]:
+    """Say in a word what a pair came to."""
+    attempts = (pair.incumbent, pair.candidate)
+    if any(one.failure is FailureKind.TIMEOUT for one in attempts):
+        return "timeout"
+    return "error" if any(one.error for one in attempts) else "compared"
+
+
+def counts_of_pair(pair: Pair) -> Multiset[str]:
+    """Fold a pair into increments."""
+    incumbent, candidate = pair.incumbent, pair.candidate
+    verdict = verdict_of(pair)
+    counts: Multiset[str] = Multiset()
+    if not (
+        isinstance(incumbent.error, RefusedError) and isinstance(candidate.error, RefusedError)
+    ):
+        counts[Counter.pair_error(incumbent.error is not None, candidate.error is not None)] += 1
+    if incumbent.prediction is None or candidate.prediction is None or verdict != "compared":
+        counts[Counter.mirror_dropped(verdict)] += 1
+        return counts
+    counts[Counter.MIRROR_COMPARED] += 1
+    counts[Counter.arm_latency("incumbent", incumbent.seconds)] += 1
+    counts[Counter.arm_latency("candidate", candidate.seconds)] += 1
+    vectors = incumbent.prediction.vector, candidate.prediction.vector
+    ids = incumbent.top, candidate.top
+    counts[Counter.pair_value("cosine", cosine(*vectors))] += 1
+    counts[Counter.pair_value("rbo", rank_biased_overlap(*ids))] += 1
+    for name, k in _OVERLAPS:
+        counts[Counter.pair_value(name, overlap(*ids, k))] += 1
+    return counts
+
+
+def pending_of(
+    admission: Admission,
+    *,
+    answered: Attempt,
+    other: Attempt | None = None,
+    cell: Cell | None = None,
+    live: Live | None = None,
+    assigned: Role | None = None,
+    label_window_s: float,
+) -> Pending:
+    """Keep what a label will be judged by: the first ten ids of every arm that answered.
+
+    `answered` is what the client got, `other` the mirror's attempt. Without a `cell` (outside a
+    rollout or its statistics) a label is taken in and counts nowhere.
+    """
+    if cell is None or live is None:
+        return Pending(request_id=admission.request_id, label_window_s=label_window_s)
+    attempts = (answered,) if other is None else (other, answered)  # the client's answer wins
+    return Pending(
+        request_id=admission.request_id,
+        cell=cell,
+        assigned=assigned,
+        top={live.role(one.arm): one.top for one in attempts if one.prediction is not None},
+        label_window_s=live.label_window_s,
+    )
+
+
+def sample_of(pair: Pair) -> Sample | None:
+    """Keep a pair for the report; None where an arm failed."""
+    incumbent, candidate = pair.incumbent, pair.candidate
+    if incumbent.prediction is None or candidate.prediction is None:
+        return None
+    ids = incumbent.top, candidate.top
+    return Sample(
+        request_id=pair.admission.request_id,
+        rollout=pair.live.id,
+        stage=pair.live.stage,
+        at=pair.admission.at,
+        length=pair.length,
+        cosine=cosine(incumbent.prediction.vector, candidate.prediction.vector),
+        overlap10=overlap(*ids, KEPT_NEIGHBORS),
+        rbo=rank_biased_overlap(*ids),
+        latency_ms={
+            "incumbent": 1e3 * incumbent.seconds,
+            "candidate": 1e3 * candidate.seconds,
+        },
+        top={"incumbent": ids[0], "candidate": ids[1]},
+    )

@@ -1,0 +1,81 @@
+"""What a gateway has seen and the store has not: counts, samples, pending labels. Pure.
+
+Counts merge by addition, so they take little room however long the store is away; everything is
+bounded all the same, and what a full spool turns away is counted in `dropped`. Batches are cut to a
+size that a store takes in a moment: a script that runs long holds up everybody.
+"""
+
+from collections import Counter as Multiset
+from collections.abc import Mapping
+from itertools import islice
+from typing import Final
+
+from rollout.snapshot import Batch, Cell, Pending, Sample
+
+CELLS_PER_BATCH: Final = 50
+SAMPLES_PER_BATCH: Final = 100
+PENDING_PER_BATCH: Final = 500
+
+
+class Spool:
+    """The open batch. A cell is one minute of one stratum; five strata make an hour 300 cells."""
+
+    def __init__(
+        self, *, max_cells: int = 3000, max_samples: int = 1000, max_pending: int = 20_000
+    ) -> None:
+        self._max_cells = max_cells
+        self._max_samples = max_samples
+        self._max_pending = max_pending
+        self._counts: dict[Cell, Multiset[str]] = {}
+        self._samples: list[Sample] = []
+        self._pending: list[Pending] = []
+        self.dropped = 0
+        """Counts and pending labels lost because the spool was full."""
+
+    def __repr__(self) -> str:
+        return (
+            f"<Spool {len(self._counts)} cells, {len(self._samples)} samples, "
+            f"{len(self._pending)} pending, {self.dropped} dropped>"
+        )
+
+    def __len__(self) -> int:
+        return len(self._counts) + len(self._samples) + len(self._pending)
+
+    def count(self, cell: Cell, counts: Mapping[str, int]) -> None:
+        """Add increments to a cell."""
+        if not counts:
+            return
+        if cell not in self._counts and len(self._counts) >= self._max_cells:
+            self.dropped += sum(counts.values())
+            return
+        self._counts.setdefault(cell, Multiset()).update(counts)
+
+    def sample(self, sample: Sample) -> None:
+        """Keep a sample, while there is room: samples are a selection anyway."""
+        if len(self._samples) < self._max_samples:
+            self._samples.append(sample)
+
+    def pend(self, pending: Pending) -> None:
+        """Keep a pending label."""
+        if len(self._pending) >= self._max_pending:
+            self.dropped += 1
+            return
+        self._pending.append(pending)
+
+    def cut(self, boot: str, sequence: int) -> Batch | None:
+        """Take the oldest of everything out as one batch; None when nothing is there."""
+        if not len(self):
+            return None
+        counts = {
+            cell: dict(self._counts.pop(cell))
+            for cell in list(islice(self._counts, CELLS_PER_BATCH))
+        }
+        batch = Batch(
+            boot,
+            sequence,
+            counts,
+            samples=tuple(self._samples[:SAMPLES_PER_BATCH]),
+            pending=tuple(self._pending[:PENDING_PER_BATCH]),
+        )
+        del self._samples[:SAMPLES_PER_BATCH], self._pending[:PENDING_PER_BATCH]
+        return batch

@@ -1,0 +1,361 @@
+"""The gateway over real HTTP: routing by the table, answers, errors. No store anywhere."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytest_asyncio
+from gateway_rig import Rig, body, context, gateway
+
+from backends.protocol import HEADER_LENGTH, read_answer, write_request
+from backends.protocol import Request as Question
+from router.ids import admitted_at
+
+ARMS = ("phase1", "phase2")
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
+    async with gateway(tmp_path_factory.mktemp("gateway")) as rig:
+        yield rig
+
+
+@pytest.fixture
+def rig(shared: Rig) -> Rig:
+    shared.reset()
+    return shared
+
+
+# --- answers ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("length", "arm", "reason", "truncated"),
+    [
+        (20, "phase1", "tier", False),
+        (100, "phase1", "tier", False),
+        (101, "phase2", "tier", False),
+        (300, "phase2", "tier", False),
+        (501, "phase2", "overflow", True),
+    ],
+)
+async def test_the_length_of_a_context_decides_who_answers(
+    rig: Rig, length: int, arm: str, reason: str, truncated: bool
+) -> None:
+    response = await rig.predict(length)
+    answer = response.json()
+    assert response.status_code == 200
+    assert (answer["arm"], answer["truncated"]) == (arm, truncated)
+    assert (answer["length"], answer["tokens"]) == (length, 20 * length)
+    headers = response.headers
+    assert headers["x-turnout-arm"] == headers["x-turnout-assigned"] == arm
+    assert headers["x-turnout-reason"] == reason
+    assert (headers["x-turnout-stage"], headers["x-turnout-version"]) == ("-", "0.0")
+    assert headers["x-turnout-checkpoint"] == f"{arm}-checkpoint"
+    assert headers["x-turnout-bank"] == "a-bank"
+
+
+async def test_an_answer_holds_the_prediction_and_as_many_neighbours_as_asked_for(
+    rig: Rig,
+) -> None:
+    asked = body(3, top_k=2)
+    answer = (await rig.client.post("/v1/predict", json=asked)).json()
+    assert answer["prediction"] == pytest.approx(asked["context"][-1], rel=1e-6)
+    assert answer["neighbors"] == [
+        {"id": 100, "score": 1.0},
+        {"id": 101, "score": pytest.approx(0.944, abs=1e-3)},
+    ]
+    assert set(answer) == {
+        *("id", "prediction", "neighbors", "arm", "length", "tokens", "truncated"),
+    }
+
+
+@pytest.mark.parametrize(("asked", "expected"), [(1, 10), (10, 10), (25, 25)])
+async def test_a_backend_is_always_asked_for_the_ten_that_labels_are_judged_by(
+    rig: Rig, asked: int, expected: int
+) -> None:
+    answer = (await rig.predict(3, top_k=asked)).json()
+    assert rig.phase1.top_k == [expected]
+    assert len(answer["neighbors"]) == asked
+
+
+async def test_the_servers_request_id_is_its_own_and_travels_to_the_backend(rig: Rig) -> None:
+    response = await rig.predict(headers={"x-request-id": "mine"})
+    name = response.headers["x-request-id"]
+    assert abs((admitted_at(name) or 0) - time.time()) < 60
+    assert response.json()["id"] == name
+    assert rig.phase1.seen[0]["x-request-id"] == name
+    assert "x-turnout-shadow" not in rig.phase1.seen[0]
+
+
+async def test_a_clients_own_id_is_echoed(rig: Rig) -> None:
+    response = await rig.predict(id="mine")
+    assert response.json()["id"] == "mine"
+    assert response.headers["x-request-id"] != "mine"
+
+
+async def test_the_open_inference_protocol_in_json_says_the_same(rig: Rig) -> None:
+    vectors = context(300)
+    response = await rig.client.post(
+        "/v2/models/lvm/infer",
+        json={
+            "id": "mine",
+            "parameters": {"top_k": 3},
+            "inputs": [
+                {
+                    "name": "CONTEXT",
+                    "shape": [1, 300, 768],
+                    "datatype": "FP32",
+                    "data": vectors.ravel().tolist(),
+                }
+            ],
+        },
+    )
+    answer = response.json()
+    assert (answer["model_name"], answer["id"], answer["parameters"]["arm"]) == (
+        "lvm",
+        "mine",
+        "phase2",
+    )
+    outputs = {output["name"]: output for output in answer["outputs"]}
+    assert outputs["NEIGHBOR_IDS"] == {
+        "name": "NEIGHBOR_IDS",
+        "shape": [1, 3],
+        "datatype": "INT64",
+        "data": [100, 101, 102],
+    }
+    np.testing.assert_allclose(outputs["PREDICTION"]["data"], vectors[-1], rtol=1e-6)
+    assert response.headers["x-turnout-arm"] == "phase2"
+
+
+async def test_the_binary_form_comes_back_binary(rig: Rig) -> None:
+    message = write_request(Question(context(20), top_k=4))
+    response = await rig.client.post(
+        "/v2/models/lvm/infer", content=message.body, headers=dict(message.headers)
+    )
+    answer = read_answer(response.content, response.headers[HEADER_LENGTH])
+    assert answer.ids.tolist() == [100, 101, 102, 103]
+    np.testing.assert_array_equal(answer.vector, context(20)[-1])
+
+
+# --- what bad input gets ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"", "the body is empty"),
+        (b'{"context": [[1, 2', "truncated"),
+        (b'{"context": []}', "context is empty"),
+        (b'{"context": [[1, 2]]}', "context[0] has 2 numbers"),
+        (b'{"contexts": []}', "unknown field"),
+        (b'{"context": [[' + b"NaN," * 767 + b"NaN]]}", "NaN and Infinity"),
+    ],
+)
+async def test_bad_input_gets_400_and_one_sentence(
+    rig: Rig, content: bytes, complaint: str
+) -> None:
+    response = await rig.client.post("/v1/predict", content=content)
+    assert response.status_code == 400
+    assert list(response.json()) == ["error"]
+    assert complaint in response.json()["error"]
+    assert response.headers["content-type"] == "application/json"
+    assert admitted_at(response.headers["x-request-id"])
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/nowhere", 404),
+        ("GET", "/v1/predict", 405),
+        ("POST", "/v2/models/other/infer", 404),
+        ("GET", "/v2/models/other", 404),
+    ],
+)
+async def test_the_frameworks_own_refusals_look_like_ours(
+    rig: Rig, method: str, path: str, status: int
+) -> None:
+    response = await rig.client.request(method, path)
+    assert response.status_code == status
+    assert list(response.json()) == ["error"]
+    assert admitted_at(response.headers["x-request-id"])
+
+
+@pytest.mark.parametrize("value", ["soon", "0", "-5", "nan", "inf", ""])
+async def test_a_bad_deadline_gets_400(rig: Rig, value: str) -> None:
+    response = await rig.predict(headers={"x-request-timeout-ms": value})
+    assert response.status_code == 400
+    assert "milliseconds above 0" in response.json()["error"]
+
+
+async def test_a_compressed_body_gets_415(rig: Rig) -> None:
+    response = await rig.client.post(
+        "/v1/predict", content=b"x", headers={"content-encoding": "gzip"}
+    )
+    assert (response.status_code, list(response.json())) == (415, ["error"])
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_a_body_that_is_too_long_gets_413_and_the_client_reads_it(
+    tmp_path: Path, chunked: bool
+) -> None:
+    async with gateway(tmp_path, max_body_mb=1) as rig:
+        big = b" " * (1_500_000)
+
+        async def pieces() -> AsyncIterator[bytes]:
+            for start in range(0, len(big), 100_000):
+                yield big[start : start + 100_000]
+
+        content: Any = pieces() if chunked else big
+        response = await rig.client.post("/v1/predict", content=content)
+        assert response.status_code == 413
+        assert "longer than 1 MiB" in response.json()["error"]
+
+
+async def test_more_vectors_than_are_accepted_get_413(tmp_path: Path) -> None:
+    async with gateway(tmp_path, max_context=50) as rig:
+        response = await rig.predict(51)
+        assert response.status_code == 413
+        assert "51 vectors" in response.json()["error"]
+
+
+async def test_the_policy_reject_answers_413_beyond_the_whole_table(tmp_path: Path) -> None:
+    async with gateway(tmp_path, too_long="reject") as rig:
+        assert (await rig.predict(500)).status_code == 200
+        response = await rig.predict(501)
+        assert response.status_code == 413
+        assert "is 500" in response.json()["error"]
+        assert (
+            await rig.metric("gateway_requests_total", arm="-", reason="too-long", status="4xx")
+            == 1
+        )
+
+
+async def test_feedback_without_a_store_says_so(rig: Rig) -> None:
+    name = (await rig.predict()).headers["x-request-id"]
+    response = await rig.client.post("/v1/feedback", json={"id": name, "target_id": 1})
+    assert response.status_code == 503
+    assert "TURNOUT_REDIS_URL" in response.json()["error"]
+
+
+# --- failing backends ---------------------------------------------------------------------------
+
+
+async def test_a_backend_that_errs_makes_a_502_that_names_it(rig: Rig) -> None:
+    rig.phase1.status = 500
+    response = await rig.predict()
+    assert response.status_code == 502
+    assert response.json() == {"error": "the phase1 backend answered with status 500"}
+    assert response.headers["x-turnout-arm"] == "-"
+    assert response.headers["x-turnout-assigned"] == "phase1"
+
+
+@pytest.mark.parametrize("status", [302, 404, 429])
+async def test_a_status_that_is_not_the_clients_fault_is_the_arms(rig: Rig, status: int) -> None:
+    rig.phase1.status = status
+    assert (await rig.predict()).status_code == 502
+
+
+async def test_a_backend_that_cuts_the_connection_makes_a_502(rig: Rig) -> None:
+    rig.phase1.cut = True
+    response = await rig.predict()
+    assert response.status_code == 502
+    assert "the connection to the phase1 backend failed" in response.json()["error"]
+
+
+async def test_an_answer_that_is_none_makes_a_502(rig: Rig) -> None:
+    rig.phase1.junk = b'{"outputs": []}'
+    response = await rig.predict()
+    assert response.status_code == 502
+    assert "invalid answer" in response.json()["error"]
+
+
+async def test_a_backend_that_is_not_there_makes_a_502(tmp_path: Path) -> None:
+    nowhere = {"phase1": "http://127.0.0.1:9", "phase2": "http://127.0.0.1:9"}
+    async with gateway(tmp_path, backends=nowhere) as rig:
+        response = await rig.predict()
+        assert response.status_code == 502
+        assert "the connection to the phase1 backend failed" in response.json()["error"]
+        ready = await rig.client.get("/v2/health/ready")
+        assert ready.status_code == 503
+        assert ready.json() == {
+            "ready": False,
+            "live": True,
+            "error": "not ready: phase1, phase2",
+        }
+
+
+@pytest.mark.parametrize("status", [400, 413])
+async def test_what_a_backend_says_of_the_request_itself_is_passed_on(
+    rig: Rig, status: int
+) -> None:
+    rig.phase1.status = status
+    response = await rig.predict()
+    assert response.status_code == status
+    assert response.json() == {"error": f"phase1 says {status}"}
+
+
+async def test_a_clients_deadline_is_honoured_and_passed_on(rig: Rig) -> None:
+    rig.phase1.hold = asyncio.Event()
+    began = time.monotonic()
+    response = await rig.predict(headers={"x-request-timeout-ms": "200"})
+    assert response.status_code == 504
+    assert "did not answer within 0." in response.json()["error"]
+    assert 0.19 < time.monotonic() - began < 2
+    assert 1 <= int(rig.phase1.seen[0]["x-request-timeout-ms"]) <= 200
+
+
+async def test_a_clients_deadline_is_never_extended_beyond_the_servers(tmp_path: Path) -> None:
+    async with gateway(tmp_path, timeout_s=0.2) as rig:
+        rig.phase1.hold = asyncio.Event()
+        response = await rig.predict(headers={"x-request-timeout-ms": "60000"})
+        assert response.status_code == 504
+        assert int(rig.phase1.seen[0]["x-request-timeout-ms"]) <= 200
+
+
+# --- what it is ---------------------------------------------------------------------------------
+
+
+async def test_health_and_metadata_are_those_of_the_protocol(rig: Rig) -> None:
+    get = rig.client.get
+    assert (await get("/v2/health/live")).json() == {"live": True}
+    assert (await get("/v2/health/ready")).json() == {"ready": True, "live": True}
+    assert (await get("/v2/models/lvm/ready")).json() == {"name": "lvm", "ready": True}
+    assert (await get("/v2")).json()["extensions"] == ["binary_tensor_data"]
+    model = (await get("/v2/models/lvm")).json()
+    assert (model["name"], model["versions"]) == ("lvm", ["phase1", "phase2"])
+    assert model["inputs"] == [{"name": "CONTEXT", "datatype": "FP32", "shape": [1, -1, 768]}]
+
+
+async def test_readiness_waits_for_every_active_backend(rig: Rig) -> None:
+    rig.phase2.ready = False
+    response = await rig.client.get("/v2/health/ready")
+    assert (response.status_code, response.json()["error"]) == (503, "not ready: phase2")
+
+
+async def test_the_document_of_the_api_is_served_with_its_example(rig: Rig) -> None:
+    assert (await rig.client.get("/docs")).status_code == 200
+    document = (await rig.client.get("/openapi.json")).json()
+    operation = document["paths"]["/v1/predict"]["post"]
+    example = operation["requestBody"]["content"]["application/json"]["example"]
+    assert (await rig.client.post("/v1/predict", json=example)).status_code == 200
+
+
+async def test_requests_are_measured_by_who_answered_and_why(rig: Rig) -> None:
+    async def figures(arm: str) -> list[float]:
+        return [
+            await rig.metric("gateway_requests_total", arm=arm, reason="tier", status="2xx"),
+            await rig.metric("gateway_request_seconds_count", arm=arm),
+            await rig.metric("gateway_upstream_seconds_count", arm=arm, outcome="ok"),
+        ]
+
+    before = [await figures(arm) for arm in ARMS]
+    await rig.predict(20)
+    await rig.predict(300)
+    after = [await figures(arm) for arm in ARMS]
+    assert after == [[one + 1 for one in arm] for arm in before]

@@ -1,0 +1,136 @@
+"""The gateway as a real process, in front of a real model server."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import numpy as np
+import pytest
+
+DEADLINE_S = 30.0
+VECTORS = np.random.default_rng(1).standard_normal((600, 768)).astype(np.float32)
+
+
+class Process:
+    """A module of ours under the test's hand; its log is read line by line."""
+
+    def __init__(self, module: str, log_file: Path, **environment: str) -> None:
+        self.log_file = log_file
+        with log_file.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-W", "error", "-m", module],
+                env={**os.environ, **environment},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def log(self) -> list[dict[str, Any]]:
+        """Every whole line so far; each must be JSON."""
+        return [json.loads(line) for line in self.log_file.read_text().split("\n")[:-1]]
+
+    def event(self, name: str) -> dict[str, Any]:
+        limit = time.monotonic() + DEADLINE_S
+        while time.monotonic() < limit:
+            for line in self.log():
+                if line["event"] == name:
+                    return line
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.02)
+        pytest.fail(f"no event {name!r} in {self.log()}")
+
+    def end(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(DEADLINE_S)
+
+
+@contextlib.contextmanager
+def started(module: str, log_file: Path, **environment: str) -> Iterator[Process]:
+    process = Process(module, log_file, **environment)
+    try:
+        yield process
+    finally:
+        process.process.kill()
+        process.process.wait(DEADLINE_S)
+
+
+@pytest.fixture(scope="module")
+def backend_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("backend")
+    np.savez(folder / "bank.npz", vectors=VECTORS, ids=np.arange(600))
+    settings = {"ARM": "both", "PORT": "0", "MAX_LENGTH": "500", "BANK": str(folder / "bank.npz")}
+    environment = {f"BACKEND_{name}": value for name, value in settings.items()}
+    with started("backends", folder / "log", **environment) as backend:
+        url = str(backend.event("listening")["url"])
+        backend.event("ready")
+        yield url
+
+
+@contextlib.contextmanager
+def gateway(folder: Path, backend: str, **environment: str) -> Iterator[Process]:
+    both = json.dumps({"phase1": backend, "phase2": backend})
+    tiers = '[{"arm": "phase1", "max_length": 100}, {"arm": "phase2", "max_length": 500}]'
+    settings = {
+        "ROUTER_PORT": "0",
+        "ROUTER_STATE_DIR": str(folder),
+        "ROUTER_BACKENDS": both,
+        "TURNOUT_TIERS": tiers,
+        **environment,
+    }
+    with started("router", folder / "log", **settings) as process:
+        yield process
+
+
+def test_it_answers_logs_json_and_ends_cleanly_with_what_was_under_way_answered(
+    tmp_path: Path, backend_url: str
+) -> None:
+    with gateway(tmp_path, backend_url) as process:
+        url = process.event("listening")["url"]
+        with httpx2.Client(base_url=url, timeout=DEADLINE_S) as client:
+            for length, arm in ((20, "phase1"), (300, "phase2")):
+                response = client.post("/v1/predict", json={"context": VECTORS[:length].tolist()})
+                assert (response.status_code, response.json()["arm"]) == (200, arm)
+                assert len(response.json()["neighbors"]) == 10
+                assert response.headers["x-turnout-checkpoint"]
+            late: list[int] = []
+            context = {"context": VECTORS[:500].tolist()}
+            asking = threading.Thread(
+                target=lambda: late.append(client.post("/v1/predict", json=context).status_code)
+            )
+            asking.start()
+            limit = time.monotonic() + DEADLINE_S
+            while "backend_in_flight_requests 1" not in httpx2.get(f"{backend_url}/metrics").text:
+                assert asking.is_alive(), "the request was answered before it was seen"
+                assert time.monotonic() < limit
+            assert process.end() == 0
+            asking.join(DEADLINE_S)
+            assert late == [200]
+        assert {line["service"] for line in process.log()} == {"gateway"}
+
+
+def test_a_wrong_setting_ends_it_with_one_sentence(tmp_path: Path) -> None:
+    with gateway(tmp_path, "ftp://nowhere") as process:
+        assert process.process.wait(DEADLINE_S) == 1
+        (line, *_) = process.log()
+        assert (line["event"], line["level"]) == ("wrong setting", "critical")
+        assert "no http:// or https:// URL" in line["reason"]
+
+
+def test_a_port_in_use_ends_it_with_one_sentence(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        with gateway(tmp_path, "http://127.0.0.1:9", ROUTER_PORT=port) as process:
+            assert process.process.wait(DEADLINE_S) == 1
+            assert process.event("cannot listen")["address"] == f"127.0.0.1:{port}"

@@ -1,0 +1,397 @@
+"""The gateway in a rollout, with a real store: split, mirror, counts, labels, configuration."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gateway_rig import Rig, body, counts, counts_with, gateway, publish, snapshot, until
+from redis import Redis
+
+from rollout.snapshot import DEFAULT_TIERS, Heartbeat, Keys, Sample
+from router.ids import request_id
+from router.snapshots import HOLD_FILE
+
+KEYS = Keys()
+
+
+@pytest.fixture
+def store(valkey_url: str) -> Iterator[Any]:
+    with Redis.from_url(valkey_url, decode_responses=True) as client:
+        yield client
+
+
+@contextlib.asynccontextmanager
+async def rollout(folder: Path, url: str, **live: Any) -> AsyncIterator[Rig]:
+    """Run a gateway that has applied a rollout with the given facts."""
+    await publish(url, snapshot(**{"mode": "ab", **live}))
+    async with gateway(folder, redis_url=url, tiers=DEFAULT_TIERS) as rig:
+        yield rig
+
+
+@contextlib.contextmanager
+def frozen(store: Any) -> Iterator[None]:
+    """Stop the store's process, as an overloaded machine or a debugger does."""
+    pid = int(store.info("server")["process_id"])
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+async def label(rig: Rig, name: str, target: int) -> int:
+    response = await rig.client.post("/v1/feedback", json={"id": name, "target_id": target})
+    return response.status_code
+
+
+# --- the split ----------------------------------------------------------------------------------
+
+
+async def test_before_a_rollout_long_contexts_go_to_the_last_active_tier(
+    tmp_path: Path, valkey_url: str
+) -> None:
+    async with gateway(tmp_path, redis_url=valkey_url, tiers=DEFAULT_TIERS) as rig:
+        response = await rig.predict(300)
+        assert response.headers["x-turnout-arm"] == "phase1"
+        assert response.json()["truncated"] is True
+
+
+async def test_in_an_ab_stage_the_split_is_followed_counted_and_sticky(
+    tmp_path: Path, valkey_url: str
+) -> None:
+    async with rollout(tmp_path, valkey_url, weight=50, unit="key") as rig:
+        arms: dict[str, set[str]] = {}
+        for i in range(24):
+            response = await rig.predict(101, key=f"key-{i % 12}")
+            arms.setdefault(f"key-{i % 12}", set()).add(response.headers["x-turnout-arm"])
+            assert response.headers["x-turnout-stage"] == "the-stage"
+            assert response.headers["x-turnout-version"] == "1.1"
+        assert all(len(found) == 1 for found in arms.values())
+        assert set.union(*arms.values()) == {"phase1", "phase2"}
+        mine = sum(found == {"phase2"} for found in arms.values())
+        found = await counts_with(
+            valkey_url, assigned_candidate=2 * mine, assigned_incumbent=24 - 2 * mine
+        )
+        assert sum(by for name, by in found.items() if name.startswith("latency.")) == 24
+
+
+async def test_short_contexts_are_untouched_and_uncounted(tmp_path: Path, valkey_url: str) -> None:
+    async with rollout(tmp_path, valkey_url, weight=100) as rig:
+        response = await rig.predict(20)
+        assert response.headers["x-turnout-arm"] == "phase1"
+        assert response.headers["x-turnout-stage"] == "-"
+        await rig.predict(300)
+        assert "assigned.incumbent" not in await counts_with(valkey_url, assigned_candidate=1)
+
+
+async def test_requests_without_their_key_are_counted_apart(
+    tmp_path: Path, valkey_url: str
+) -> None:
+    async with rollout(tmp_path, valkey_url, weight=50, unit="key") as rig:
+        response = await rig.predict(300)
+        assert response.headers["x-turnout-reason"] == "keyless"
+        assert await counts_with(valkey_url, keyless=1) == {"keyless": 1}
+
+
+@pytest.mark.parametrize("fault", ["status", "cut", "junk"])
+async def test_a_failing_candidate_is_answered_for_and_keeps_its_error(
+    tmp_path: Path, valkey_url: str, fault: str
+) -> None:
+    async with rollout(tmp_path, valkey_url, weight=100) as rig:
+        setattr(rig.phase2, fault, {"status": 503, "cut": True, "junk": b"{}"}[fault])
+        response = await rig.predict(300)
+        assert response.status_code == 200
+        assert response.headers["x-turnout-arm"] == response.json()["arm"] == "phase1"
+        assert response.headers["x-turnout-assigned"] == "phase2"
+        kind = {"status": "status", "cut": "connection", "junk": "invalid"}[fault]
+        found = await counts_with(valkey_url, assigned_candidate=1, fallback_candidate=1)
+        assert found[f"error.candidate.{kind}"] == 1
+        assert not [name for name in found if "incumbent" in name]
+
+
+async def test_where_both_arms_fail_the_client_gets_one_sentence(
+    tmp_path: Path, valkey_url: str
+) -> None:
+    async with rollout(tmp_path, valkey_url, weight=100) as rig:
+        rig.phase1.status = rig.phase2.status = 500
+        response = await rig.predict(300)
+        assert response.status_code == 502
+        assert response.json() == {"error": "the phase1 backend answered with status 500"}
+        found = await counts_with(valkey_url, error_candidate_status=1)
+        assert "fallback.candidate" not in found
+
+
+# --- the mirror ---------------------------------------------------------------------------------
+
+
+async def test_in_a_shadow_stage_the_incumbent_answers_and_the_pair_is_compared(
+    tmp_path: Path, valkey_url: str, store: Any
+) -> None:
+    async with rollout(tmp_path, valkey_url, mode="shadow", weight=100) as rig:
+        response = await rig.predict(300)
+        name = response.headers["x-request-id"]
+        assert response.headers["x-turnout-arm"] == "phase1"
+        found = await counts_with(valkey_url, mirror_compared=1)
+        assert found["mirror.intended"] == found["pair.error.00"] == found["pair.cosine.100"] == 1
+        assert rig.phase2.seen[0]["x-turnout-shadow"] == "1"
+        assert rig.phase2.seen[0]["x-request-id"] == name
+        assert await rig.metric("gateway_mirrors_total", outcome="compared") == 1
+        ((_, entry),) = store.xrange(KEYS.samples("r1"))
+        sample = Sample.model_validate_json(entry["sample"])
+        assert (sample.request_id, sample.length, sample.overlap10) == (name, 300, 1.0)
+
+
+async def test_in_an_ab_stage_the_arm_that_does_not_answer_gets_the_copy(
+    tmp_path: Path, valkey_url: str
+) -> None:
+    async with rollout(tmp_path, valkey_url, weight=100, shadow_sample=100) as rig:
+        response = await rig.predict(300)
+        assert response.headers["x-turnout-arm"] == "phase2"
+        await counts_with(valkey_url, mirror_compared=1)
+        assert rig.phase1.seen[0]["x-turnout-shadow"] == "1"
+        assert "x-turnout-shadow" not in rig.phase2.seen[0]
+
+
+async def test_a_shadow_that_hangs_costs_the_answer_nothing_and_is_given_up(
+    tmp_path: Path, valkey_url: str
+) -> None:
+    await publish(valkey_url, snapshot(mode="shadow", weight=100))
+    options = {"mirror_timeout_s": 0.5, "mirror_in_flight": 2}
+    async with gateway(tmp_path, redis_url=valkey_url, tiers=DEFAULT_TIERS, **options) as rig:
+        rig.phase2.hold = asyncio.Event()
+        names = []
+        for _ in range(4):
+            response = await rig.predict(300)
+            assert response.status_code == 200
+            names.append(response.headers["x-request-id"])
+        found = await counts_with(valkey_url, mirror_dropped_timeout=2, mirror_dropped_full=2)
+        assert found["mirror.intended"] == found["assigned.incumbent"] == 4
+        assert found["pair.error.01"] == 2
+        assert "error.incumbent" not in str(found)
+        assert [await label(rig, name, 100) for name in names] == [202] * 4
+        await counts_with(valkey_url, labels_incumbent=4, hit1_incumbent=4)
+
+
+async def test_a_shadow_that_is_dead_costs_the_answer_nothing(
+    tmp_path: Path, valkey_url: str
+) -> None:
+    async with rollout(tmp_path, valkey_url, mode="shadow", weight=100) as rig:
+        rig.phase2.cut = True
+        assert (await rig.predict(300)).status_code == 200
+        found = await counts_with(valkey_url, mirror_dropped_error=1)
+        assert found["pair.error.01"] == 1
+
+
+async def test_contexts_that_mirrors_may_hold_are_bounded_in_bytes(
+    tmp_path: Path, valkey_url: str
+) -> None:
+    await publish(valkey_url, snapshot(mode="shadow", weight=100))
+    async with gateway(tmp_path, redis_url=valkey_url, tiers=DEFAULT_TIERS, mirror_max_mb=1) as rig:
+        assert (await rig.predict(400)).status_code == 200  # 1.2 MB
+        found = await counts_with(valkey_url, mirror_dropped_bytes=1)
+        assert found["mirror.intended"] == 1
+        assert rig.phase2.seen == []
+
+
+# --- labels -------------------------------------------------------------------------------------
+
+
+async def test_a_label_counts_for_every_arm_that_answered(tmp_path: Path, valkey_url: str) -> None:
+    async with rollout(tmp_path, valkey_url, mode="shadow", weight=100) as rig:
+        rig.phase2.ids = tuple(range(200, 230))
+        name = (await rig.predict(300)).headers["x-request-id"]
+        await counts_with(valkey_url, mirror_compared=1)
+        assert await label(rig, name, 104) == 202
+        found = await counts_with(valkey_url, labels_incumbent=1, hit5_incumbent=1)
+        assert found["pair.hit5.10"] == found["pair.hit1.00"] == 1
+        assert "hit1.incumbent" not in found
+
+
+async def test_a_repeat_is_a_no_op_and_a_contradiction_409(tmp_path: Path, valkey_url: str) -> None:
+    async with rollout(tmp_path, valkey_url, weight=100) as rig:
+        name = (await rig.predict(300)).headers["x-request-id"]
+        await counts_with(valkey_url, assigned_candidate=1)
+        assert [await label(rig, name, target) for target in (100, 100, 101)] == [202, 202, 409]
+        assert (await counts(valkey_url))["labels.candidate"] == 1
+
+
+async def test_a_label_that_comes_before_its_request_was_reported_waits_for_it(
+    tmp_path: Path, valkey_url: str
+) -> None:
+    await publish(valkey_url, snapshot(mode="ab", weight=100))
+    async with gateway(tmp_path, redis_url=valkey_url, tiers=DEFAULT_TIERS, flush_s=0.3) as rig:
+        name = (await rig.predict(300)).headers["x-request-id"]
+        assert [await label(rig, name, target) for target in (100, 100, 101)] == [202, 202, 409]
+        assert await rig.metric("gateway_labels_queued") == 1
+        await counts_with(valkey_url, labels_candidate=1, hit1_candidate=1)
+
+
+async def test_outside_a_rollout_a_label_is_taken_in_all_the_same(
+    tmp_path: Path, valkey_url: str, store: Any
+) -> None:
+    async with gateway(tmp_path, redis_url=valkey_url) as rig:
+        name = (await rig.predict(20)).headers["x-request-id"]
+        await until(lambda: store.exists(KEYS.pending(name)), "the request is reported")
+        assert [await label(rig, name, target) for target in (1, 1, 2)] == [202, 202, 409]
+        assert await rig.metric("gateway_labels_total", outcome="outside") == 1
+
+
+async def test_unknown_young_and_expired_names_are_told_apart(
+    tmp_path: Path, valkey_url: str
+) -> None:
+    def named(age_s: float) -> str:
+        return request_id(int(1000 * (time.time() - age_s)), os.urandom(10))
+
+    async with gateway(tmp_path, redis_url=valkey_url, label_window_s=600) as rig:
+        assert await label(rig, str(uuid.uuid4()), 1) == 404
+        assert await label(rig, "mine", 1) == 404
+        assert await label(rig, named(60), 1) == 404
+        assert await label(rig, named(601), 1) == 410
+        assert await label(rig, named(0), 1) == 202
+        assert await label(rig, named(-3600), 1) == 404
+
+
+async def test_a_vector_is_resolved_to_its_id_or_refused(
+    tmp_path: Path, valkey_url: str, store: Any
+) -> None:
+    async with gateway(tmp_path, redis_url=valkey_url) as rig:
+        rig.phase1.bank = {7: 1007}
+        name = (await rig.predict(20)).headers["x-request-id"]
+        await until(lambda: store.exists(KEYS.pending(name)), "the request is reported")
+        ask = rig.client.post
+        known, unknown = [7.0] + [0.0] * 767, [8.0] + [0.0] * 767
+        refused = await ask("/v1/feedback", json={"id": name, "target": unknown})
+        assert refused.status_code == 400
+        assert "no vector of the bank" in refused.json()["error"]
+        assert (await ask("/v1/feedback", json={"id": name, "target": known})).status_code == 202
+        assert await label(rig, name, 1007) == 202
+        assert await label(rig, name, 1008) == 409
+
+
+# --- the configuration --------------------------------------------------------------------------
+
+
+async def applied(rig: Rig, version: str) -> None:
+    limit = time.monotonic() + 10
+    while (await rig.predict(1)).headers["x-turnout-version"] != version:
+        assert time.monotonic() < limit, f"{version} was not applied"
+        await asyncio.sleep(0.01)
+
+
+async def test_a_change_arrives_with_the_push_long_before_the_poll(
+    tmp_path: Path, valkey_url: str
+) -> None:
+    async with gateway(tmp_path, redis_url=valkey_url, poll_s=60) as rig:
+        await publish(valkey_url, snapshot(1))
+        await applied(rig, "1.1")
+
+
+async def test_a_change_arrives_with_the_poll_when_no_push_comes(
+    tmp_path: Path, valkey_url: str
+) -> None:
+    async with gateway(tmp_path, redis_url=valkey_url) as rig:
+        await publish(valkey_url, snapshot(1), silently=True)
+        await applied(rig, "1.1")
+        assert await rig.metric("redis_up") == 1
+        assert await rig.metric("config_age_seconds") < 2
+
+
+async def test_a_store_that_went_back_is_not_followed(tmp_path: Path, valkey_url: str) -> None:
+    async with gateway(tmp_path, redis_url=valkey_url) as rig:
+        await publish(valkey_url, snapshot(7, mode="ab", weight=100))
+        await applied(rig, "1.7")
+        await publish(valkey_url, snapshot(6))
+        limit = time.monotonic() + 10
+        while not await rig.metric("config_refused_total", why="regression"):
+            assert time.monotonic() < limit
+            await asyncio.sleep(0.01)
+        assert (await rig.predict(300)).headers["x-turnout-version"] == "1.7"
+        await publish(valkey_url, snapshot(1, epoch=2))
+        await applied(rig, "2.1")
+
+
+async def test_without_a_store_a_restarted_gateway_goes_on_as_it_was(
+    tmp_path: Path, valkey_url: str
+) -> None:
+    async with rollout(tmp_path, valkey_url, weight=100) as rig:
+        assert (await rig.predict(300)).headers["x-turnout-arm"] == "phase2"
+    nowhere = f"unix://{tmp_path}/no.sock"
+    async with gateway(tmp_path, redis_url=nowhere, tiers=DEFAULT_TIERS) as rig:
+        response = await rig.predict(300)
+        assert response.headers["x-turnout-arm"] == "phase2"
+        assert response.headers["x-turnout-version"] == "1.1"
+        assert await rig.metric("redis_up") == 0
+
+
+async def test_without_a_store_from_the_first_start_no_candidate_gets_anything(
+    tmp_path: Path,
+) -> None:
+    nowhere = f"unix://{tmp_path}/no.sock"
+    async with gateway(tmp_path, redis_url=nowhere, tiers=DEFAULT_TIERS) as rig:
+        assert (await rig.client.get("/v2/health/ready")).status_code == 200
+        assert (await rig.predict(300)).headers["x-turnout-arm"] == "phase1"
+
+
+async def test_the_hold_file_stops_candidate_traffic_within_a_second(
+    tmp_path: Path, valkey_url: str, store: Any
+) -> None:
+    async with rollout(tmp_path, valkey_url, weight=100, shadow_sample=100) as rig:
+        (tmp_path / HOLD_FILE).touch()
+        await asyncio.sleep(1)  # the promise itself: within a second
+        rig.phase2.seen.clear()
+        response = await rig.predict(300)
+        assert (response.headers["x-turnout-arm"], response.headers["x-turnout-reason"]) == (
+            "phase1",
+            "held",
+        )
+        assert rig.phase2.seen == []
+
+        def heartbeats() -> list[Heartbeat]:
+            return [Heartbeat.model_validate_json(one) for one in store.hvals(KEYS.gateways)]
+
+        await until(lambda: any(beat.held for beat in heartbeats()), "a heartbeat tells")
+        assert heartbeats()[0].version == 1
+        (tmp_path / HOLD_FILE).unlink()
+        await until(lambda: not heartbeats()[0].held, "the heartbeat tells again")
+        assert (await rig.predict(300)).headers["x-turnout-arm"] == "phase2"
+
+
+async def test_a_frozen_store_stops_no_prediction_and_loses_no_count(
+    tmp_path: Path, valkey_url: str, store: Any
+) -> None:
+    async with rollout(tmp_path, valkey_url, weight=100) as rig:
+        with frozen(store):
+            names = []
+            for _ in range(20):
+                began = time.monotonic()
+                response = await rig.predict(120)
+                names.append(response.headers["x-request-id"])
+                assert response.headers["x-turnout-arm"] == "phase2"
+                assert time.monotonic() - began < 0.4  # nothing waited for the store's 0.5 s
+            limit = time.monotonic() + 10
+            while await rig.metric("redis_up") or not await rig.metric(
+                "gateway_observation_batches_total", outcome="failed"
+            ):
+                assert time.monotonic() < limit
+                await asyncio.sleep(0.02)
+            assert [await label(rig, name, 100) for name in names[:5]] == [202] * 5
+            assert await label(rig, names[0], 101) == 409
+        found = await counts_with(valkey_url, assigned_candidate=20, labels_candidate=5)
+        assert (found["assigned.candidate"], found["hit1.candidate"]) == (20, 5)
+        assert await rig.metric("gateway_observations_dropped") == 0
+
+
+async def test_a_gateway_that_ends_sends_its_last_batch(tmp_path: Path, valkey_url: str) -> None:
+    await publish(valkey_url, snapshot(mode="ab", weight=100))
+    async with gateway(tmp_path, redis_url=valkey_url, tiers=DEFAULT_TIERS, flush_s=600) as rig:
+        for _ in range(3):
+            assert (await rig.client.post("/v1/predict", json=body(150))).status_code == 200
+        assert await counts(valkey_url) == {}
+    assert (await counts(valkey_url))["assigned.candidate"] == 3

@@ -1,0 +1,214 @@
+"""What happened to one request, and the counts it folds into."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from backends.protocol import Prediction
+from rollout.plan import Stage
+from rollout.snapshot import Cell, Live, latency_bin
+from rollout.tally import tally
+from router.errors import RefusedError, UpstreamError, UpstreamInvalidError, UpstreamTimeoutError
+from router.record import (
+    Admission,
+    Attempt,
+    Pair,
+    Record,
+    cell_of,
+    counts_of,
+    counts_of_pair,
+    pending_of,
+    sample_of,
+    verdict_of,
+)
+
+ADMISSION = Admission("name", at=60.0 * 29_000_000 + 59.9, started=0.0)
+LIVE = Live(
+    id="r1",
+    candidate="phase2",
+    incumbent="phase1",
+    scope="long",
+    unit="request",
+    salt="s",
+    evidence_epoch=2,
+    stage="ab25",
+    mode="ab",
+    weight=25,
+    shadow_sample=5,
+    label_window_s=60,
+)
+TIMEOUT = UpstreamTimeoutError("late")
+REFUSED = RefusedError("no", 400)
+
+
+def answer(arm: str, ids: tuple[int, ...] = tuple(range(10)), seconds: float = 0.01) -> Attempt:
+    vector = np.zeros(768, dtype=np.float32)
+    vector[0] = 1
+    scores = np.linspace(1, 0, len(ids), dtype=np.float32)
+    prediction = Prediction(vector, np.asarray(ids, np.int64), scores, 300, 100, "c", "b")
+    return Attempt(arm, seconds, prediction=prediction)
+
+
+def failed(arm: str, error: UpstreamError | RefusedError = TIMEOUT) -> Attempt:
+    return Attempt(arm, 5.0, error=error)
+
+
+def record(**changes: Any) -> Record:
+    facts: dict[str, Any] = {
+        "admission": ADMISSION,
+        "length": 300,
+        "live": LIVE,
+        "assigned": "candidate",
+        "counted": True,
+        "keyless": False,
+        "failure": None,
+        "fell_back": False,
+        "mirrored": False,
+        "seconds": 0.05,
+    }
+    return Record(**{**facts, **changes})
+
+
+def pair(incumbent: Attempt, candidate: Attempt) -> Pair:
+    return Pair(ADMISSION, 300, LIVE, incumbent, candidate)
+
+
+def test_a_cell_is_the_minute_of_admission_and_the_stratum_of_the_length() -> None:
+    assert cell_of(LIVE, ADMISSION, 300) == Cell("r1", 2, "ab25", 29_000_000, "201-350")
+
+
+def test_an_answered_request_counts_its_arm_and_what_the_client_waited() -> None:
+    assert counts_of(record()) == {
+        "assigned.candidate": 1,
+        f"latency.candidate.{latency_bin(0.05)}": 1,
+    }
+
+
+def test_a_failed_candidate_is_its_own_error_even_if_the_incumbent_answered() -> None:
+    counts = counts_of(record(failure=TIMEOUT.kind, fell_back=True, mirrored=True))
+    assert counts["error.candidate.timeout"] == counts["fallback.candidate"] == 1
+    assert counts["assigned.candidate"] == counts["mirror.intended"] == 1
+    assert not [name for name in counts if "incumbent" in name]
+
+
+def test_what_is_outside_the_statistics_counts_nothing_but_its_missing_key() -> None:
+    assert counts_of(record(counted=False)) == {}
+    assert counts_of(record(counted=False, keyless=True)) == {"keyless": 1}
+
+
+def test_two_equal_answers_agree_in_everything() -> None:
+    both = pair(answer("phase1", seconds=0.01), answer("phase2", seconds=0.04))
+    assert counts_of_pair(both) == {
+        "pair.error.00": 1,
+        "mirror.compared": 1,
+        f"pair.latency.incumbent.{latency_bin(0.01)}": 1,
+        f"pair.latency.candidate.{latency_bin(0.04)}": 1,
+        **{
+            f"pair.{name}.100": 1 for name in ("cosine", "rbo", "overlap1", "overlap5", "overlap10")
+        },
+    }
+
+
+def test_agreement_is_over_the_first_ten_however_many_were_asked_for() -> None:
+    one = answer("phase1", (*range(10), *range(100, 150)))
+    other = answer("phase2", (*range(10), *range(200, 250)))
+    assert counts_of_pair(pair(one, other))["pair.rbo.100"] == 1
+
+
+@pytest.mark.parametrize(
+    ("incumbent", "candidate", "expected"),
+    [
+        (answer("phase1"), failed("phase2"), {"pair.error.01": 1, "mirror.dropped.timeout": 1}),
+        (failed("phase1"), answer("phase2"), {"pair.error.10": 1, "mirror.dropped.timeout": 1}),
+        (failed("phase1"), failed("phase2"), {"pair.error.11": 1, "mirror.dropped.timeout": 1}),
+        (
+            answer("phase1"),
+            failed("phase2", UpstreamInvalidError("junk")),
+            {"pair.error.01": 1, "mirror.dropped.error": 1},
+        ),
+        (
+            answer("phase1"),
+            failed("phase2", REFUSED),
+            {"pair.error.01": 1, "mirror.dropped.error": 1},
+        ),
+        (failed("phase1", REFUSED), failed("phase2", REFUSED), {"mirror.dropped.error": 1}),
+    ],
+)
+def test_a_pair_with_a_failure_tells_who_failed_and_compares_nothing(
+    incumbent: Attempt, candidate: Attempt, expected: dict[str, int]
+) -> None:
+    failing = pair(incumbent, candidate)
+    assert counts_of_pair(failing) == expected
+    assert f"mirror.dropped.{verdict_of(failing)}" in expected
+    assert sample_of(failing) is None
+
+
+def test_the_tally_knows_every_counter_that_is_written_here() -> None:
+    counts = (
+        counts_of(record(failure=TIMEOUT.kind, fell_back=True, mirrored=True))
+        + counts_of(record(assigned="incumbent"))
+        + counts_of(record(counted=False, keyless=True))
+        + counts_of_pair(pair(answer("phase1"), answer("phase2")))
+        + counts_of_pair(pair(answer("phase1"), failed("phase2")))
+    )
+    stage = Stage(name="ab25", mode="ab", weight=25, min_duration_s=1, min_requests=1, min_pairs=1)
+    figures = tally(stage, {f"1|201-350|{name}": by for name, by in counts.items()})
+    assert (figures.requests, figures.keyless, figures.pairs) == (2, 1, 2)
+    assert (figures.mirror_intended, figures.mirror_compared) == (1, 1)
+
+
+def test_a_sample_keeps_both_arms_first_ten_and_times() -> None:
+    sample = sample_of(pair(answer("phase1", tuple(range(40))), answer("phase2", seconds=0.04)))
+    assert sample is not None
+    assert sample.top == {"incumbent": tuple(range(10)), "candidate": tuple(range(10))}
+    assert sample.latency_ms == {"incumbent": 10.0, "candidate": 40.0}
+    assert (sample.cosine, sample.overlap10, sample.rbo) == (1.0, 1.0, 1.0)
+
+
+CELL = cell_of(LIVE, ADMISSION, 300)
+
+
+def test_a_label_of_a_mirrored_request_judges_both_arms() -> None:
+    pending = pending_of(
+        ADMISSION,
+        answered=answer("phase1", (1, 2)),
+        other=answer("phase2", (3,)),
+        cell=CELL,
+        live=LIVE,
+        assigned="incumbent",
+        label_window_s=9,
+    )
+    assert pending.top == {"incumbent": (1, 2), "candidate": (3,)}
+    assert (pending.cell, pending.assigned, pending.label_window_s) == (CELL, "incumbent", 60)
+
+
+def test_a_label_judges_only_the_arms_that_answered() -> None:
+    pending = pending_of(
+        ADMISSION,
+        answered=answer("phase1", (1, 2)),
+        other=failed("phase2"),
+        cell=CELL,
+        live=LIVE,
+        assigned="incumbent",
+        label_window_s=9,
+    )
+    assert pending.top == {"incumbent": (1, 2)}
+
+
+def test_where_a_fallback_answered_its_answer_is_judged_and_not_the_mirrors() -> None:
+    pending = pending_of(
+        ADMISSION,
+        answered=answer("phase1", (1,)),
+        other=answer("phase1", (2,)),
+        cell=CELL,
+        live=LIVE,
+        assigned="candidate",
+        label_window_s=9,
+    )
+    assert (pending.assigned, pending.top) == ("candidate", {"incumbent": (1,)})
+
+
+def test_a_label_outside_a_rollout_judges_nothing() -> None:
+    pending = pending_of(ADMISSION, answered=answer("phase1"), label_window_s=9)
+    assert (pending.cell, pending.top, pending.label_window_s) == (None, {}, 9)

@@ -1,0 +1,56 @@
+"""What the gateway must be told."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from router.settings import Settings
+
+
+def test_the_defaults_are_the_two_arms_of_the_design() -> None:
+    settings = Settings()
+    assert set(settings.backends) == {"phase1", "phase2"}
+    assert str(settings.start.position) == "0.0"
+    assert [tier.active for tier in settings.start.tiers] == [True, False]
+    assert settings.start.rollout is None
+
+
+def test_settings_come_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ROUTER_STATE_DIR", str(tmp_path))
+    monkeypatch.setenv("ROUTER_BACKENDS", '{"small": "http://127.0.0.1:1/"}')
+    monkeypatch.setenv("TURNOUT_REDIS_URL", "unix:///tmp/x")
+    monkeypatch.setenv("TURNOUT_TIERS", '[{"arm": "small", "max_length": 7}]')
+    settings = Settings()
+    assert settings.backends == {"small": "http://127.0.0.1:1"}
+    assert (settings.tiers[0].max_length, settings.redis_url) == (7, "unix:///tmp/x")
+    assert settings.state_dir == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "complaint"),
+    [
+        ("ROUTER_BACKENDS", '{"phase1": "file:///etc/passwd"}', "no http:// or https:// URL"),
+        ("ROUTER_BACKENDS", '{"phase1": "http://a"}', "no URL for phase2"),
+        ("ROUTER_TOO_LONG", "maybe", "'truncate' or 'reject'"),
+        ("ROUTER_POLL_S", "0", "greater than 0"),
+        (
+            "TURNOUT_TIERS",
+            '[{"arm": "phase1", "max_length": 7, "active": false}]',
+            "no tier is active",
+        ),
+    ],
+)
+def test_a_wrong_setting_is_refused_at_birth(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, complaint: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValidationError, match=complaint):
+        Settings()
+
+
+def test_every_setting_has_its_sentence() -> None:
+    for name, field in Settings.model_fields.items():
+        assert (field.description or "").endswith("."), name
