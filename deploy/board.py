@@ -58,7 +58,7 @@ class Board:
         if self._live:
             self._live.update(self._table())
         elif not self.quiet and child.phase is not Phase.STARTING:
-            self._console.print(self._line(child), highlight=False)
+            self._console.print(self._line(child), highlight=False, soft_wrap=True)
 
     def _line(self, child: Child) -> Text:
         since = time.monotonic() - self._began

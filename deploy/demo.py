@@ -24,8 +24,8 @@ from deploy.chains import load_chains
 from deploy.children import Child
 from deploy.replay import TIMEOUT_S, Outcome, Query, queries, replay
 from deploy.summary import stage_table
-from rollout.document import Report
 from rollout.plan import DEFAULT_PLAN, Plan
+from rollout.report import Report, render_html
 
 SEED: Final = 20_261_122
 IN_SCOPE: Final = 100
@@ -116,9 +116,9 @@ class Demo:
             answered[name] = f"{query.length} vectors -> {answer.headers['x-turnout-arm']}"
         return answered
 
-    async def report(self, form: str) -> bytes:
-        """Fetch the report as `json` or `html`."""
-        answer = await self.controller.get("/v1/rollouts/current/report", params={"format": form})
+    async def report(self) -> bytes:
+        """Fetch the report as JSON."""
+        answer = await self.controller.get("/v1/rollouts/current/report")
         if not answer.is_success:
             raise DemoError(f"the controller gave no report: {answer.text[:300]}")
         return answer.content
@@ -160,16 +160,16 @@ async def _demonstrate(
 ) -> None:
     console.print(
         "\nThe arms have [bold]untrained weights[/bold] (fixed seeds): what follows shows how a "
-        "rollout works,\nnot which arm is better.\n"
+        "rollout works, not which arm is better.\n"
     )
     async with _clients(layout) as (gateway, controller):
         demo = Demo(gateway, controller, source, console)
         await demo.walk(shortened(DEFAULT_PLAN))
         answered = await demo.confirm_hybrid()
-        text = await demo.report("json")
-        (out / "report.json").write_bytes(text)
-        (out / "report.html").write_bytes(await demo.report("html"))
+        text = await demo.report()
     report = Report.model_validate_json(text)
+    (out / "report.json").write_bytes(text)
+    (out / "report.html").write_text(render_html(report), encoding="utf-8")
     console.print(stage_table(report))
     _say_outcome(demo.outcome, answered, out, console)
 

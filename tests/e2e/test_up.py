@@ -180,3 +180,23 @@ def test_kill_9_of_the_supervisor_leaves_no_process_of_ours_after_5_s(tmp_path: 
     os.kill(up.process.pid, signal.SIGKILL)
     up.process.wait()
     assert gone(family, 5.0) == []
+
+
+def test_a_demo_that_is_interrupted_leaves_no_process_and_no_directory(tmp_path: Path) -> None:
+    screen = tmp_path / "screen"
+    with screen.open("wb") as out:
+        process = subprocess.Popen(
+            [TURNOUT, "demo", f"--out={tmp_path / 'out'}"],
+            stdout=out,
+            stderr=out,
+            env={**os.environ, "TMPDIR": str(tmp_path)},
+        )
+    up = Up(process, tmp_path, screen, "", "", [])
+    until(lambda: "untrained weights" in screen.read_text(), up)
+    family = up.family()
+    assert len(family) == 6
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 1
+    assert gone(family, 0.5) == []
+    assert list(tmp_path.glob("turnout-demo-*")) == []
+    assert "nothing is left running" in screen.read_text()
