@@ -13,7 +13,7 @@ import math
 from typing import Final, Literal, NamedTuple
 
 from rollout.evidence import ln_e_plus, ln_e_ratio
-from rollout.plan import Plan, Stage, duration
+from rollout.plan import Plan, Stage
 from rollout.snapshot import Frozen
 from rollout.tally import StageTally, percent
 from rollout.wording import span
@@ -98,7 +98,7 @@ def attempts(stage: Stage, tally: StageTally) -> Attempts:
 
 
 def _duration(stage: Stage, elapsed_s: float) -> Check:
-    need = duration(stage.min_duration_s)
+    need = span(stage.min_duration_s)
     enough = elapsed_s >= stage.min_duration_s
     spent = span(elapsed_s)
     return Check(

@@ -44,7 +44,7 @@ def when(value: float) -> str:
 def span(value: float) -> str:
     """A duration in its two largest units: `7 d 2 h`, `12 min 30 s`, `0.4 s`."""
     if value < 10:  # noqa: PLR2004 - below ten seconds the tenths tell
-        return f"{value:.1f} s"
+        return f"{value:.1f} s".replace(".0 ", " ")
     rest, parts = round(value), list[str]()
     for size, unit in _SPANS:
         whole, rest = divmod(rest, size)

@@ -9,7 +9,7 @@ import contextlib
 import os
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
@@ -36,6 +36,7 @@ from router.upstream import Upstream
 BEAT_S: Final = 1.0
 LAST_FLUSH_S: Final = 2.0
 RESTART_S: Final = 1.0
+CANCEL_S: Final = 0.1
 
 log = structlog.stdlib.get_logger("router")
 
@@ -120,9 +121,7 @@ class Service:
             yield
         finally:
             await self._mirror.drain()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await _stop(tasks)
             await self._end()
 
     async def _end(self) -> None:
@@ -158,6 +157,19 @@ async def _keep_running(work: Callable[[], Awaitable[None]]) -> None:
         except Exception:
             log.exception("a background task failed")
         await asyncio.sleep(RESTART_S)
+
+
+async def _stop(tasks: Collection[asyncio.Task[None]]) -> None:
+    """Cancel tasks until they have ended.
+
+    Once is not enough: redis-py sends under asyncio.wait_for, which in Python 3.11 returns a result
+    that comes in together with the cancellation, and drops the cancellation.
+    """
+    running = set(tasks)
+    while running:
+        for task in running:
+            task.cancel()
+        _, running = await asyncio.wait(running, timeout=CANCEL_S)
 
 
 def main() -> None:

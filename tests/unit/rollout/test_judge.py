@@ -65,7 +65,7 @@ def test_an_early_verdict_says_what_is_missing() -> None:
     found = verdict(AB25, ab(30, 10), elapsed_s=3600.0)
     assert found.kind == "INCONCLUSIVE"
     assert "40 of 1000 requests in scope" in found.reason
-    assert "1 h of 7d in the stage ab-25" in found.reason
+    assert "1 h of 7 d in the stage ab-25" in found.reason
 
 
 def test_a_candidate_that_proves_bad_fails() -> None:
