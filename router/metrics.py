@@ -7,6 +7,34 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 SECONDS: Final = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
+class ConfigMetrics:
+    """Which configuration the gateway applies, how old it is, and what it refused."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.age = Gauge(
+            "config_age_seconds",
+            "Since the store last confirmed the configuration that this gateway applies",
+            registry=registry,
+        )
+        self.version = Info(
+            "config_version", "The configuration that this gateway applies", registry=registry
+        )
+        self.refused = Counter(
+            "config_refused",
+            "Snapshots not applied: older than the applied one, or naming an arm without a backend",
+            ("why",),
+            registry=registry,
+        )
+        self.held = Gauge(
+            "gateway_held_at_incumbent",
+            "1 while the file hold-at-incumbent stops candidate traffic here",
+            registry=registry,
+        )
+        self.redis_up = Gauge(
+            "redis_up", "1 when the store answered the last time it was asked", registry=registry
+        )
+
+
 class Metrics:
     """The instruments of one gateway, in its registry."""
 
@@ -58,28 +86,7 @@ class Metrics:
         self.labels_queued = Gauge(
             "gateway_labels_queued", "Feedback that waits for the store", registry=registry
         )
-        self.config_age = Gauge(
-            "config_age_seconds",
-            "Since the store last confirmed the configuration that this gateway applies",
-            registry=registry,
-        )
-        self.config_version = Info(
-            "config_version", "The configuration that this gateway applies", registry=registry
-        )
-        self.config_refused = Counter(
-            "config_refused",
-            "Snapshots not applied: older than the applied one, or naming an arm without a backend",
-            ("why",),
-            registry=registry,
-        )
-        self.held = Gauge(
-            "gateway_held_at_incumbent",
-            "1 while the file hold-at-incumbent stops candidate traffic here",
-            registry=registry,
-        )
-        self.redis_up = Gauge(
-            "redis_up", "1 when the store answered the last time it was asked", registry=registry
-        )
+        self.config = ConfigMetrics(registry)
 
 
 def status_class(status: int) -> str:

@@ -90,7 +90,7 @@ class Snapshots:
         self._restore()
         self._look_for_hold()
         self._tell()
-        metrics.config_age.set_function(lambda: max(0.0, self._clock() - self._confirmed_at))
+        metrics.config.age.set_function(lambda: max(0.0, self._clock() - self._confirmed_at))
 
     # --- the store ------------------------------------------------------------------------------
 
@@ -142,7 +142,7 @@ class Snapshots:
 
     def _refuse(self, verdict: Offer, position: str) -> None:
         """Count a snapshot that is not applied; say so once, not at every poll."""
-        self._metrics.config_refused.labels(str(verdict)).inc()
+        self._metrics.config.refused.labels(str(verdict)).inc()
         if position != self._refused:
             self._refused = position
             applied = str(self.current.position)
@@ -155,11 +155,11 @@ class Snapshots:
             else:
                 log.warning("store lost: the last configuration stays", reason=reason)
         self.store_up = up
-        self._metrics.redis_up.set(up)
+        self._metrics.config.redis_up.set(up)
 
     def _tell(self) -> None:
         facts = {name: str(value) for name, value in _described(self.current).items()}
-        self._metrics.config_version.info(facts)
+        self._metrics.config.version.info(facts)
 
     # --- the disk -------------------------------------------------------------------------------
 
@@ -202,7 +202,7 @@ class Snapshots:
         if held != self.held:
             log.warning("candidate traffic stopped here" if held else "candidate traffic allowed")
         self.held = held
-        self._metrics.held.set(held)
+        self._metrics.config.held.set(held)
 
 
 def _described(snapshot: Snapshot) -> dict[str, object]:
