@@ -38,7 +38,7 @@ def summary(
     judged = [stage for stage in stages if stage.verdict]
     if judged and (verdict := judged[-1].verdict):
         sentences.append(
-            f"The last verdict was on {judged[-1].stage}, {verdict.kind}. It {verdict.reason}."
+            f"The last gate that was judged, {judged[-1].stage}, {verdict.reason.rstrip('.')}."
         )
     else:
         sentences.append("No stage has been judged yet.")

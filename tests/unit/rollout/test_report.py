@@ -198,7 +198,7 @@ def test_the_summary_names_share_state_verdict_agreement_and_hits(report: Report
     words = " ".join(report.summary)
     assert "phase2 was given 43.7 % of 23,900 requests in scope" in words
     assert "succeeded after 28 d" in words
-    assert "The last verdict was on ab-100, PASS. It passed: " in words
+    assert "The last gate that was judged, ab-100, passed: " in words
     assert "mean cosine of 0.8" in words
     assert "untrained" in words
 
