@@ -1,5 +1,7 @@
 """The machine: one table, and nothing but the table."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -160,3 +162,8 @@ def test_the_diagram_has_one_arrow_for_each_transition() -> None:
     assert drawn.startswith("stateDiagram-v2\n")
     assert drawn.count("-->") == len(TRANSITIONS) + 2
     assert "    running --> paused: pause" in drawn
+
+
+def test_the_diagram_in_the_docs_is_the_table() -> None:
+    docs = Path(__file__).parents[3] / "docs" / "rollout.md"
+    assert f"```mermaid\n{mermaid()}```" in docs.read_text()
