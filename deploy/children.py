@@ -22,6 +22,8 @@ from typing import Final
 
 LEASH: Final = Path(__file__).with_name("leash.py")
 READY_POLL_S: Final = 0.1
+DETAILS: Final = ("error", "reason", "exception")
+"""Where our log lines say what went wrong."""
 STEADY_S: Final = 60.0
 """A child that ran this long before it died starts over with the shortest pause."""
 
@@ -117,7 +119,8 @@ class Child:
                 await self._process.wait()
         if self._wrap:
             await self._wrap
-        self._enter(Phase.STOPPED)
+        if self._process:
+            self._enter(Phase.STOPPED)
 
     def kill(self) -> None:
         """End the process at once."""
@@ -158,7 +161,7 @@ class Child:
             self.why += f"; restarting in {pause:g} s"
             self._enter(Phase.RESTARTING)
             await asyncio.sleep(pause)
-            await self._spawn(Phase.RESTARTING)
+            await self._spawn(Phase.STARTING)
             await self._until_ready()
             if self.pid is not None:
                 self._enter(Phase.READY)
@@ -207,7 +210,7 @@ def last_words(log_tail: str) -> str:
                 return line.strip()[:300]  # what a process says outside its log: a traceback
             continue
         if isinstance(entry, dict) and entry.get("level") in {"error", "critical"}:
-            detail = entry.get("error") or entry.get("exception") or ""
+            detail = next((entry[name] for name in DETAILS if entry.get(name)), "")
             lines = str(detail).strip().splitlines()
             return f"{entry.get('event', '')}{': ' + lines[-1] if lines else ''}"[:300]
     return ""

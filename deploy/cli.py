@@ -55,12 +55,28 @@ def up(
     host: Annotated[
         str, typer.Option(help="The address that every part listens on.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The gateway's port.")] = 8080,
-    controller_port: Annotated[int, typer.Option(help="The controller's port.")] = 8081,
+    port: Annotated[
+        int, typer.Option(help="The gateway's port.", min=1, max=local.PORT_MAX)
+    ] = 8080,
+    controller_port: Annotated[
+        int, typer.Option(help="The controller's port.", min=1, max=local.PORT_MAX)
+    ] = 8081,
     backend_port: Annotated[
-        int, typer.Option(help="The first tier's port; the next tiers take the next ports.")
+        int,
+        typer.Option(
+            help="The first tier's port; the next tiers take the next ports.",
+            min=1,
+            max=local.PORT_MAX,
+        ),
     ] = local.FIRST_BACKEND_PORT,
     bank: Bank = local.DATA,
+    checkpoint: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ARM=FILE",
+            help="An arm's weights, a .safetensors file; may be repeated. Without: untrained.",
+        ),
+    ] = None,
 ) -> None:
     """Start everything on this machine and keep it running until Ctrl-C.
 
@@ -70,7 +86,7 @@ def up(
     """
     console = Console()
     try:
-        tiers = local.tiers_from(os.environ.get("TURNOUT_TIERS"))
+        tiers = _tiers()
         layout = local.Layout(
             state_dir=(state_dir or default_state_dir()).absolute(),
             host=host,
@@ -80,6 +96,7 @@ def up(
             redis_url=os.environ.get("TURNOUT_REDIS_URL") or None,
             bank=bank.absolute(),
             tiers=tiers,
+            checkpoints=_checkpoints(checkpoint or [], tiers),
         )
         asyncio.run(_up(layout, console))
     except (local.LocalError, StartError) as error:
@@ -96,6 +113,13 @@ async def _up(layout: local.Layout, console: Console) -> None:
         async with local.running(layout, board.changed) as children:
             board.__exit__(None, None, None)
             _say_ready(layout, console)
+            if fault := await local.store_fault(layout):
+                console.print(
+                    f"\n[red]No rollout can move:[/red] {escape(fault)} "
+                    "Predictions go on with the last known configuration.",
+                    highlight=False,
+                    soft_wrap=True,
+                )
             await asyncio.Event().wait()
 
     with local.stop_signals(lambda: children) as stop, board:
@@ -112,17 +136,42 @@ def _say_ready(layout: local.Layout, console: Console) -> None:
         ("logs", str(layout.state_dir / "logs")),
     ):
         console.print(f"  {name:<11}{where}", highlight=False, soft_wrap=True)
-    console.print(
-        "\nThe arms have [bold]untrained weights[/bold]: seeds, until you give them some."
-    )
+    untrained = [arm for arm in layout.backend_urls if arm not in layout.checkpoints]
+    if untrained:
+        console.print(
+            f"\nThese arms have [bold]untrained weights[/bold] (fixed seeds): "
+            f"{', '.join(untrained)}. --checkpoint ARM=FILE gives them some."
+        )
     console.print("\nIn another terminal, try next:\n")
     for command in (
-        f"turnout example 300 | curl -s {layout.gateway_url}/v1/predict --json @- | head -c 400",
-        f"turnout rollout start{options}",
-        f"turnout rollout status{options}",
+        f"turnout example 300 | curl -s {layout.gateway_url}/v1/predict --json @- | tail -c 80",
+        "turnout rollout plan > plan.yaml    # four stages of seven days: shorten it to try it",
+        f"turnout rollout start{options} plan.yaml",
     ):
         console.print(f"  {command}", highlight=False, markup=False, soft_wrap=True)
     console.print("\nCtrl-C stops everything.")
+
+
+def _checkpoints(pairs: list[str], tiers: tuple[Tier, ...]) -> dict[str, Path]:
+    """Read `ARM=FILE` pairs. Raises typer.BadParameter, saying which is wrong and why."""
+    found: dict[str, Path] = {}
+    for pair in pairs:
+        arm, _, file = pair.partition("=")
+        _place(arm, tiers)
+        if not Path(file).is_file():
+            raise typer.BadParameter(f"--checkpoint {pair}: there is no file {file!r}")
+        found[arm] = Path(file).absolute()
+    return found
+
+
+def _place(arm: str, tiers: tuple[Tier, ...]) -> int:
+    """Return the arm's place in the tier table. Raises typer.BadParameter when it has none."""
+    arms = [tier.arm for tier in tiers]
+    if arm not in arms:
+        raise typer.BadParameter(
+            f"{arm!r} is no tier: the table (TURNOUT_TIERS) has {', '.join(arms)}"
+        )
+    return arms.index(arm)
 
 
 def _options(layout: local.Layout) -> str:
@@ -202,10 +251,9 @@ def backend(
     Example: BACKEND_CHECKPOINT=phase2.safetensors turnout backend --arm phase2
     """
     tiers = _tiers()
-    place = next((index for index, tier in enumerate(tiers) if tier.arm == arm), None)
-    if place is not None:
-        os.environ.setdefault("BACKEND_PORT", str(local.FIRST_BACKEND_PORT + place))
-        os.environ.setdefault("BACKEND_MAX_LENGTH", str(tiers[place].max_length))
+    place = _place(arm, tiers)
+    os.environ.setdefault("BACKEND_PORT", str(local.FIRST_BACKEND_PORT + place))
+    os.environ.setdefault("BACKEND_MAX_LENGTH", str(tiers[place].max_length))
     os.environ.setdefault("BACKEND_BANK", str(bank.absolute()))
     os.environ["BACKEND_ARM"] = arm
     _run("backends", settings)

@@ -20,8 +20,8 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -34,6 +34,7 @@ from rollout.snapshot import DEFAULT_TIERS, Tier, check_tiers
 
 DATA: Final = Path(__file__).with_name("data") / "chains.npz"
 FIRST_BACKEND_PORT: Final = 8091
+PORT_MAX: Final = 65_535
 UNIX_PATH_MAX: Final = 100
 """A Unix socket's path may hold 107 bytes on Linux."""
 
@@ -57,6 +58,8 @@ class Layout:
     redis_url: str | None = None
     bank: Path = DATA
     tiers: tuple[Tier, ...] = DEFAULT_TIERS
+    checkpoints: Mapping[str, Path] = field(default_factory=dict)
+    """By arm; an arm without one gets untrained weights from a fixed seed."""
 
     @property
     def gateway_url(self) -> str:
@@ -164,6 +167,8 @@ def _valkey(layout: Layout) -> Spec:
 
 def _backend(layout: Layout, http: httpx2.AsyncClient, index: int, tier: Tier) -> Spec:
     url = layout.backend_urls[tier.arm]
+    checkpoint = layout.checkpoints.get(tier.arm)
+    weights = {"BACKEND_CHECKPOINT": str(checkpoint)} if checkpoint else {}
     return Spec(
         name=tier.arm,
         command=_python("backends"),
@@ -174,6 +179,7 @@ def _backend(layout: Layout, http: httpx2.AsyncClient, index: int, tier: Tier) -
             "BACKEND_MAX_LENGTH": str(tier.max_length),
             "BACKEND_BANK": str(layout.bank),
             "BACKEND_SEED": str(index + 1),
+            **weights,
         },
         log=_log(layout, tier.arm),
         ready=lambda: answers_ok(http, f"{url}/v2/health/ready"),
@@ -192,7 +198,8 @@ def _controller(layout: Layout, http: httpx2.AsyncClient) -> Spec:
             "ROLLOUT_BACKENDS": json.dumps(layout.backend_urls),
         },
         log=_log(layout, "controller"),
-        ready=lambda: answers_ok(http, f"{layout.controller_url}/health/ready"),
+        # live, not ready: a store that does not answer must keep no gateway from starting
+        ready=lambda: answers_ok(http, f"{layout.controller_url}/health/live"),
         url=layout.controller_url,
     )
 
@@ -246,6 +253,16 @@ async def answers_ping(path: Path) -> bool:
         return False
 
 
+async def store_fault(layout: Layout) -> str:
+    """Say what the controller says of its store; empty when the store answers."""
+    async with httpx2.AsyncClient(timeout=5.0, trust_env=False) as http:
+        try:
+            answer = await http.get(f"{layout.controller_url}/health/ready")
+        except httpx2.TransportError as error:
+            return f"the controller does not answer: {error}"
+    return "" if answer.status_code == httpx2.codes.OK else str(answer.json().get("error"))
+
+
 # --- running --------------------------------------------------------------------------------------
 
 
@@ -276,20 +293,34 @@ def locked(layout: Layout) -> Iterator[None]:
 
 
 def check_ports(layout: Layout) -> None:
-    """Raise LocalError, naming every port that somebody else listens on."""
-    taken: list[str] = []
+    """Raise LocalError, naming every port that is no port, wanted twice, or taken already."""
+    faults: list[str] = []
+    wanted: dict[int, str] = {}
     for name, port in layout.ports.items():
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((layout.host, port))
-            except OSError as error:
-                taken.append(f"{layout.host}:{port} (for {name}): {error.strerror}")
-    if taken:
+        where = f"{layout.host}:{port} (for {name})"
+        if not 0 <= port <= PORT_MAX:
+            faults.append(f"{where}: a port is at most {PORT_MAX}")
+        elif port and port in wanted:
+            faults.append(f"{where}: wanted for {wanted[port]} too")
+        elif fault := _bind_fault(layout.host, port):
+            faults.append(f"{where}: {fault}")
+        wanted[port] = name
+    if faults:
         raise LocalError(
-            "cannot listen on " + "; ".join(taken) + ". Stop what listens there, or choose other "
+            "cannot listen on " + "; ".join(faults) + ". Stop what listens there, or choose other "
             "ports with --port, --controller-port and --backend-port"
         )
+
+
+def _bind_fault(host: str, port: int) -> str:
+    """Say why nothing could listen there; empty when something could."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            return error.strerror or str(error)
+    return ""
 
 
 @contextlib.asynccontextmanager

@@ -53,14 +53,17 @@ def two_ports_in_a_row() -> int:
     raise AssertionError("no two free ports in a row")
 
 
-def launch(tmp_path: Path) -> Up:
+def launch(tmp_path: Path, environment: dict[str, str] | None = None) -> Up:
     gateway, controller = free_ports(2)
     ports = {"port": gateway, "controller-port": controller, "backend-port": two_ports_in_a_row()}
     options = [f"--{name}={port}" for name, port in ports.items()]
     state, screen = tmp_path / "state", tmp_path / "screen"
     with screen.open("wb") as out:
         process = subprocess.Popen(
-            [TURNOUT, "up", f"--state-dir={state}", *options], stdout=out, stderr=out
+            [TURNOUT, "up", f"--state-dir={state}", *options],
+            stdout=out,
+            stderr=out,
+            env={**os.environ, **(environment or {})},
         )
     up = Up(
         process,
@@ -200,3 +203,16 @@ def test_a_demo_that_is_interrupted_leaves_no_process_and_no_directory(tmp_path:
     assert gone(family, 0.5) == []
     assert list(tmp_path.glob("turnout-demo-*")) == []
     assert "nothing is left running" in screen.read_text()
+
+
+def test_a_store_that_is_down_keeps_no_gateway_from_answering_and_is_named(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    up = launch(tmp_path, {"TURNOUT_REDIS_URL": f"redis://:secret@127.0.0.1:{port}/0"})
+    try:
+        until(lambda: "No rollout can move" in up.screen.read_text(), up)
+        assert f"127.0.0.1:{port}" in up.screen.read_text()
+        assert "secret" not in up.screen.read_text()
+        assert predict(up, 20).json()["arm"] == "phase1"
+    finally:
+        up.process.send_signal(signal.SIGTERM)
+        assert up.process.wait(20) == 0

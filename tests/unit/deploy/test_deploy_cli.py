@@ -67,3 +67,18 @@ def test_state_lies_where_the_desktop_rules_say(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delenv("XDG_STATE_HOME")
     monkeypatch.setenv("HOME", "/home/me")
     assert default_state_dir() == Path("/home/me/.local/state/turnout")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["up", "--checkpoint", "phase9=x"], "'phase9' is no tier"),
+        (["up", "--checkpoint", "phase1=/nowhere"], "there is no file '/nowhere'"),
+        (["up", "--port", "99999"], "65535"),
+        (["backend", "--arm", "phase9"], "has phase1, phase2"),
+    ],
+)
+def test_a_wrong_option_is_refused_before_anything_starts(arguments: list[str], words: str) -> None:
+    result = RUN.invoke(app, arguments, env={"COLUMNS": "200"})
+    assert result.exit_code == 2
+    assert words in result.output

@@ -5,9 +5,10 @@ import socket
 from dataclasses import replace
 from pathlib import Path
 
+import httpx2
 import pytest
 
-from deploy.local import Layout, LocalError, check_ports, locked, tiers_from
+from deploy.local import Layout, LocalError, check_ports, locked, tiers_from, waves
 from rollout.snapshot import DEFAULT_TIERS, Tier
 
 
@@ -73,3 +74,26 @@ def test_every_port_in_use_is_named_with_who_wanted_it(tmp_path: Path) -> None:
     assert f"127.0.0.1:{port} (for gateway)" in message
     assert f"127.0.0.1:{port} (for phase2)" in message
     assert "--port" in message
+
+
+def test_one_port_for_two_parts_and_a_number_that_is_no_port_are_named(tmp_path: Path) -> None:
+    layout = Layout(state_dir=tmp_path, gateway_port=0, controller_port=70_000)
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        free = probe.getsockname()[1]
+    with pytest.raises(LocalError) as caught:
+        check_ports(replace(layout, backend_ports=(free, free)))
+    assert f"{free} (for phase2): wanted for phase1 too" in str(caught.value)
+    assert "70000 (for controller): a port is at most 65535" in str(caught.value)
+
+
+def test_an_arm_with_a_checkpoint_is_started_with_it_and_another_is_not(tmp_path: Path) -> None:
+    weights = tmp_path / "w.safetensors"
+    layout = Layout(state_dir=tmp_path, checkpoints={"phase2": weights})
+    with httpx2.Client() as unused:
+        specs = {
+            spec.name: spec
+            for wave in waves(layout, unused)  # type: ignore[arg-type] # nothing is asked here
+            for spec in wave
+        }
+    assert specs["phase2"].environment["BACKEND_CHECKPOINT"] == str(weights)
+    assert "BACKEND_CHECKPOINT" not in specs["phase1"].environment
