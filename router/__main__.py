@@ -74,7 +74,7 @@ class Service:
             self._observer,
             metrics,
             label_window_s=settings.label_window_s,
-            pending_delay_s=settings.mirror_timeout_s,
+            pending_delay_s=settings.timeout_s + settings.mirror_timeout_s,
         )
         self.app: FastAPI = App(
             self._gateway(metrics),
@@ -106,7 +106,7 @@ class Service:
     async def _life(self) -> AsyncIterator[None]:
         """Run the background tasks; at the end drain, send what is left, close."""
         settings = self._settings
-        await self._snapshots.poll()  # bounded; so that the first request meets the store's word
+        await self._ask_store()
         work: list[Callable[[], Awaitable[None]]] = [self._snapshots.watch_hold]
         if self._feed:
             work += [
@@ -123,6 +123,16 @@ class Service:
             await self._mirror.drain()
             await _stop(tasks)
             await self._end()
+
+    async def _ask_store(self) -> None:
+        """Ask once, within bounds, so that the first request meets the store's word.
+
+        Nothing that the store holds is a reason not to start: the last configuration serves.
+        """
+        try:
+            await self._snapshots.poll()
+        except Exception:
+            log.exception("the store's configuration could not be read")
 
     async def _end(self) -> None:
         with contextlib.suppress(TimeoutError):

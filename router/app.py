@@ -24,7 +24,7 @@ from starlette.responses import Response
 from backends import protocol, telemetry
 from backends.protocol import ProtocolError, Request
 from router import openapi
-from router.edge import MIB, read_body, timeout_of, write_refusal
+from router.edge import KIB, MIB, read_body, timeout_of, while_waiting, write_refusal
 from router.errors import RouterError, UnknownModelError, UpstreamError
 from router.feedback import Feedback
 from router.gateway import Gateway, Outcome
@@ -34,8 +34,10 @@ from router.record import Admission
 from router.snapshots import Snapshots
 from router.upstream import Upstream
 
-LONG_BODY: Final = 256 * 1024
+LONG_BODY: Final = 256 * KIB
 """Bytes; parsing more than this takes longer than the loop should stand still."""
+FEEDBACK_BODY: Final = 64 * KIB
+"""Bytes; the longest feedback, a target of 768 written-out numbers, takes a third of it."""
 
 
 class App:
@@ -113,11 +115,12 @@ class App:
         """Predict the next vector of a context."""
         admission = _admit(request)
         timeout_s = timeout_of(request)
-        body = await read_body(request, self._max_body)
-        question = await self._parse(
-            body, lambda: protocol.read_predict(body, max_length=self._max_context)
+        question = await self._question(
+            request, lambda body: protocol.read_predict(body, max_length=self._max_context)
         )
-        outcome = await self._gateway.predict(question, admission, timeout_s=timeout_s)
+        outcome = await while_waiting(
+            request, self._gateway.predict(question, admission, timeout_s=timeout_s)
+        )
         prediction = outcome.answered.prediction
         if prediction is None:
             return _write_failure(outcome)
@@ -143,12 +146,14 @@ class App:
         admission = _admit(request)
         _check_name(name)
         timeout_s = timeout_of(request)
-        body = await read_body(request, self._max_body)
         header_length = request.headers.get(protocol.HEADER_LENGTH)
-        question = await self._parse(
-            body, lambda: protocol.read_infer(body, header_length, max_length=self._max_context)
+        question = await self._question(
+            request,
+            lambda body: protocol.read_infer(body, header_length, max_length=self._max_context),
         )
-        outcome = await self._gateway.predict(question, admission, timeout_s=timeout_s)
+        outcome = await while_waiting(
+            request, self._gateway.predict(question, admission, timeout_s=timeout_s)
+        )
         if outcome.answered.prediction is None:
             return _write_failure(outcome)
         message = protocol.write_answer(
@@ -156,12 +161,14 @@ class App:
         )
         return Response(message.body, 200, {**_routing_headers(outcome), **message.headers})
 
-    async def _parse(self, body: bytes, read: Callable[[], Request]) -> Request:
-        return read() if len(body) <= LONG_BODY else await asyncio.to_thread(read)
+    async def _question(self, request: HttpRequest, read: Callable[[bytes], Request]) -> Request:
+        """Read and parse a body, which nobody keeps: a JSON body is three times its floats."""
+        body = await read_body(request, self._max_body)
+        return read(body) if len(body) <= LONG_BODY else await asyncio.to_thread(read, body)
 
     async def feedback(self, request: HttpRequest) -> Response:
         """Take in the truth of an earlier prediction, by the x-request-id of its answer."""
-        await self._feedback.accept(await read_body(request, self._max_body))
+        await self._feedback.accept(await read_body(request, FEEDBACK_BODY))
         return _json({"queued": True}, 202)
 
     # --- what it is -----------------------------------------------------------------------------

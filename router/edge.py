@@ -1,20 +1,30 @@
 """What every HTTP handler of the gateway needs: bounded bodies, deadlines, errors as JSON."""
 
+import asyncio
 import math
-from typing import Final
+from collections.abc import Coroutine
+from typing import Any, Final, TypeVar
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from backends.protocol import ProtocolError, write_error
-from router.errors import BadRequestError, BodyTooLongError, BusyError, EncodingError, RouterError
+from router.errors import (
+    BadRequestError,
+    BodyTooLongError,
+    BusyError,
+    ClientLeftError,
+    EncodingError,
+    RouterError,
+)
 
 TIMEOUT_HEADER: Final = "x-request-timeout-ms"
-MIB: Final = 1024 * 1024
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
 RETRY_AFTER_S: Final = 1
-CLIENT_LEFT: Final = 499
-"""nginx's status for an answer that nobody reads: it stands in the metrics only."""
+
+T = TypeVar("T")
 
 
 async def read_body(request: Request, limit: int) -> bytes:
@@ -40,10 +50,33 @@ async def read_body(request: Request, limit: int) -> bytes:
         if total > 2 * limit:
             break
     if total > limit:
-        raise BodyTooLongError(
-            f"the body is longer than {limit // MIB} MiB: this service reads no more"
-        )
+        size = f"{limit // MIB} MiB" if limit >= MIB else f"{limit // KIB} KiB"
+        raise BodyTooLongError(f"the body is longer than {size}: no more is read here")
     return b"".join(chunks)
+
+
+async def while_waiting(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Do `work` as long as the client waits for it. Call it once the body has been read.
+
+    Raises ClientLeftError, when the work has been cancelled and has ended, and what `work` raises.
+    """
+    working = asyncio.create_task(work)
+    leaving = asyncio.create_task(_left(request))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise ClientLeftError("the client left before its answer")
+    finally:
+        leaving.cancel()
+        if working.cancel():
+            await asyncio.wait((working,))
+
+
+async def _left(request: Request) -> None:
+    """Return when the client has closed its connection."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def timeout_of(request: Request) -> float | None:
@@ -73,7 +106,7 @@ async def write_refusal(request: Request, error: Exception) -> Response:
             text = f"{error.detail}: {request.method} {request.url.path[:80]}"
             headers = dict(error.headers or {})
         case ClientDisconnect():
-            status, text = CLIENT_LEFT, "the client left before its body had arrived"
+            status, text = ClientLeftError.status, "the client left before its body had arrived"
         case _:
             raise error
     if isinstance(error, BusyError):

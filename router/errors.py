@@ -31,6 +31,12 @@ class UnknownModelError(RouterError):
     status = 404
 
 
+class ClientLeftError(RouterError):
+    """The client closed its connection: nobody reads the answer."""
+
+    status = 499  # nginx's: it stands in the metrics only
+
+
 class ContradictionError(RouterError):
     """Feedback that names another truth than the one before it."""
 
@@ -75,6 +81,8 @@ class FailureKind(StrEnum):
     CONNECTION = "connection"
     STATUS = "status"
     INVALID = "invalid"
+    REFUSED = "refused"
+    """The arm called a request wrong that the other arm, asked too, did not."""
 
 
 class UpstreamError(RouterError):

@@ -7,6 +7,10 @@ gateway or another), so the feedback waits; that of an old one is unknown, or fo
 
 Feedback that cannot be counted now waits in a bounded queue and is tried again. In the queue a
 repeat changes nothing and a contradiction is refused, as in the store.
+
+Labels pass through a bounded number of lanes, chosen by the name: so the labels of one request come
+one after the other, and a flood of them takes no more of the store's connections than there are
+lanes.
 """
 
 import asyncio
@@ -41,13 +45,19 @@ SKEW_S: Final = 60.0
 """How far another gateway's clock may be ahead of ours."""
 MAX_QUEUED: Final = 10_000
 RETRY_S: Final = 0.5
+LANES: Final = 32
+"""Labels that may be with the store at once."""
 _INT64: Final = 1 << 63
 
 log = structlog.stdlib.get_logger("router")
 
 
 class Feedback:
-    """Takes labels in. `pending_delay_s`: how long a mirror may hold a pending label back."""
+    """Takes labels in.
+
+    `label_window_s` is that of requests outside any rollout. `pending_delay_s`: how long after its
+    admission a request may still be without an answer, or its mirror hold the pending label back.
+    """
 
     def __init__(
         self,
@@ -70,6 +80,7 @@ class Feedback:
         self._grace_s = GRACE_S + pending_delay_s
         self._clock = clock
         self._queued: dict[str, int] = {}
+        self._lanes = tuple(asyncio.Lock() for _ in range(LANES))
         metrics.labels_queued.set_function(lambda: len(self._queued))
 
     async def accept(self, body: bytes) -> None:
@@ -82,7 +93,8 @@ class Feedback:
         try:
             age = self._age(name)
             label = target if isinstance(target, int) else await self._resolve(target)
-            await self._count(name, label, age)
+            async with self._lanes[hash(name) % LANES]:
+                await self._count(name, label, age)
         except RouterError as error:
             self._metrics.labels.labels(_outcome_of(error)).inc()
             raise
@@ -112,21 +124,14 @@ class Feedback:
     # --- one label ------------------------------------------------------------------------------
 
     def _age(self, name: str) -> float:
-        """Return a request's age in seconds. Raises what its name alone rules out."""
+        """Return a request's age in seconds. Raises UnknownRequestError if it is not ours."""
         admitted = admitted_at(name)
         now = self._clock()
         if admitted is None or admitted > now + SKEW_S:
             raise UnknownRequestError(
                 f"{name[:80]!r} names no request of this service: send an answer's x-request-id"
             )
-        if now - admitted > self._window_s():
-            raise ExpiredError(_expired(now - admitted, self._window_s()))
         return now - admitted
-
-    def _window_s(self) -> float:
-        """The longest window that a label may still have."""
-        live = self._snapshots.current.rollout
-        return max(self._label_window_s, live.label_window_s if live else 0.0)
 
     async def _resolve(self, target: Floats) -> int:
         """Find the id of the vector that is the truth, in the bank of the first active tier."""

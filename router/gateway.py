@@ -3,28 +3,39 @@
 **Assignment is not health.** Who is assigned follows from the snapshot alone. When the assigned
 candidate fails, the incumbent answers within the same deadline, and the failure is still the
 candidate's, as is the time that the client waited. The client's deadline covers everything and is
-never extended.
+never extended; so that a candidate that hangs leaves time for the fallback, its own attempt gets a
+share of it. A candidate's refusal is taken for the client's mistake only when the incumbent refuses
+too: an arm must not turn its clients away where the other would serve them.
+
+A client that leaves takes its request along. What the client waited still counts for the assigned
+arm, since patience runs out with the slow arm first; its answer does not.
 
 Backends are always asked for at least ten neighbours, because a label is judged by the first ten;
 the client gets as many as it asked for.
 """
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Final
 
 from backends.protocol import KEPT_NEIGHBORS, Prediction, Request
-from rollout.snapshot import Position, Role, Snapshot
+from rollout.snapshot import Position, Snapshot
 from router.assignment import Decision, Reason, Refusal, TooLong, decide
-from router.errors import TooLongError
+from router.errors import FailureKind, TooLongError
 from router.metrics import Metrics, status_class
 from router.observe import Observer
-from router.record import Admission, Attempt, Record, cell_of, pending_of
+from router.record import Admission, Attempt, Record, cell_of, failure_of, pending_of
 from router.shadow import Copy, Mirror, Settled
 from router.snapshots import Snapshots
 from router.upstream import Upstream
 
-NOBODY = "-"
+NOBODY: Final = "-"
+LEFT: Final = "left"
+"""Stands for the status of an answer that nobody waited for."""
+CANDIDATE_SHARE: Final = 0.5
+"""Of the time that is left, what an arm with a fallback may use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +103,14 @@ class Gateway:
         asked = replace(request, id=None, top_k=max(request.top_k, KEPT_NEIGHBORS))
         copy = self._start_copy(asked, admission, decision)
         settled: Settled | None = None
+        tried: list[Attempt] = []
         try:
-            settled = await self._forward(asked, admission, decision, admission.started + limit_s)
+            settled = await self._forward(
+                asked, admission, decision, deadline=admission.started + limit_s, tried=tried
+            )
+        except asyncio.CancelledError:
+            self._record_left(request, admission, decision, tried)
+            raise
         finally:
             if copy:
                 copy.settle(settled)
@@ -138,14 +155,23 @@ class Gateway:
         )
 
     async def _forward(
-        self, request: Request, admission: Admission, decision: Decision, deadline: float
+        self,
+        request: Request,
+        admission: Admission,
+        decision: Decision,
+        *,
+        deadline: float,
+        tried: list[Attempt],
     ) -> Settled:
-        """Let the assigned arm answer, and its fallback when it fails."""
+        """Let the assigned arm answer, and its fallback when it fails; note each in `tried`."""
         name = admission.request_id
+        now = self._clock()
+        share = 1.0 if decision.fallback is None else CANDIDATE_SHARE
         first = await self._upstream.attempt(
-            decision.arm, request, deadline=deadline, request_id=name
+            decision.arm, request, deadline=now + share * (deadline - now), request_id=name
         )
-        if first.failure is None or decision.fallback is None or self._clock() >= deadline:
+        tried.append(first)
+        if first.error is None or decision.fallback is None:
             return Settled(first, first)
         second = await self._upstream.attempt(
             decision.fallback, request, deadline=deadline, request_id=name
@@ -159,24 +185,53 @@ class Gateway:
             outcome.arm, decision.reason, status_class(outcome.status)
         ).inc()
         self._metrics.request_seconds.labels(outcome.arm).observe(seconds)
-        role: Role | None = decision.role
-        if decision.live and role:
-            self._observer.record(
-                Record(
-                    admission,
-                    request.length,
-                    decision.live,
-                    role,
-                    counted=decision.counted,
-                    keyless=decision.reason is Reason.KEYLESS,
-                    failure=outcome.assigned.failure,
-                    fell_back=outcome.answered.arm != decision.arm and outcome.arm != NOBODY,
-                    mirrored=decision.mirror is not None,
-                    seconds=seconds,
-                )
-            )
+        self._observe(
+            request,
+            admission,
+            decision,
+            failure=failure_of(outcome.assigned, outcome.answered),
+            fell_back=outcome.answered.arm != decision.arm and outcome.arm != NOBODY,
+            mirrored=decision.mirror is not None,
+        )
         if not copied and outcome.arm != NOBODY:
             self._pend(request, outcome)
+
+    def _record_left(
+        self, request: Request, admission: Admission, decision: Decision, tried: list[Attempt]
+    ) -> None:
+        """Count a request whose client left: as assigned and waited for, not as served."""
+        self._metrics.requests.labels(NOBODY, decision.reason, LEFT).inc()
+        failure = tried[0].failure if tried else None
+        self._observe(
+            request, admission, decision, failure=failure, fell_back=False, mirrored=False
+        )
+
+    def _observe(
+        self,
+        request: Request,
+        admission: Admission,
+        decision: Decision,
+        *,
+        failure: FailureKind | None,
+        fell_back: bool,
+        mirrored: bool,
+    ) -> None:
+        if decision.live is None or decision.role is None:
+            return
+        self._observer.record(
+            Record(
+                admission,
+                request.length,
+                decision.live,
+                decision.role,
+                counted=decision.counted,
+                keyless=decision.reason is Reason.KEYLESS,
+                failure=failure,
+                fell_back=fell_back,
+                mirrored=mirrored,
+                seconds=self._clock() - admission.started,
+            )
+        )
 
     def _pend(self, request: Request, outcome: Outcome) -> None:
         admission, live = outcome.admission, outcome.decision.live

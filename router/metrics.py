@@ -42,7 +42,8 @@ class Metrics:
         self.registry = registry
         self.requests = Counter(
             "gateway_requests",
-            "Prediction requests decided, by who answered (- for nobody), why, and how it ended",
+            "Prediction requests decided, by who answered (- for nobody), why, and how it ended "
+            "(left: the client did not wait)",
             ("arm", "reason", "status"),
             registry=registry,
         )
@@ -62,7 +63,8 @@ class Metrics:
         )
         self.mirrors = Counter(
             "gateway_mirrors",
-            "Mirrors intended, by what came of them (compared, full, bytes, timeout, error)",
+            "Mirrors, by what came of them (compared, full, bytes, timeout, error, refused; "
+            "abandoned: the client's side of it came to nothing)",
             ("outcome",),
             registry=registry,
         )

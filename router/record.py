@@ -4,8 +4,11 @@ A request in scope of a rollout makes one `Record` when it is answered, and if i
 `Pair` when both arms are done. Each folds into increments of the counters of its `Cell`. Everything
 belongs to the arm that was *assigned* (intention to treat): an answer in its place is a fallback.
 
+A refusal (the backend calls the request itself wrong) is the client's mistake when both arms say
+so, and the arm's own error when the arms disagree.
+
 A pair tells which arm failed. Agreement and the arms' own times come only from pairs where neither
-did. A pair whose request both arms refuse as the client's mistake says nothing and counts nothing.
+did. A pair whose request both arms refuse is one where no arm failed and nothing can be compared.
 """
 
 from collections import Counter as Multiset
@@ -17,7 +20,7 @@ from backends.protocol import KEPT_NEIGHBORS, Prediction
 from rollout.snapshot import Cell, Counter, Live, Pending, Role, Sample, stratum
 from router.errors import FailureKind, RefusedError, UpstreamError
 
-Dropped = Literal["full", "bytes", "timeout", "error"]
+Dropped = Literal["full", "bytes", "timeout", "error", "refused"]
 """Why a mirror that was intended was not compared."""
 _OVERLAPS: Final[tuple[tuple[Literal["overlap1", "overlap5", "overlap10"], int], ...]] = (
     ("overlap1", 1),
@@ -93,6 +96,16 @@ class Pair:
     candidate: Attempt
 
 
+def failure_of(assigned: Attempt, answered: Attempt) -> FailureKind | None:
+    """Say how the assigned arm failed, given what the client got; None when it did not.
+
+    A refusal is a failure unless the arm that was asked after it refuses as well.
+    """
+    if not isinstance(assigned.error, RefusedError):
+        return assigned.failure
+    return None if isinstance(answered.error, RefusedError) else FailureKind.REFUSED
+
+
 def top_of(prediction: Prediction) -> tuple[int, ...]:
     """Return the first ten ids of a prediction, or as many as there are."""
     return tuple(prediction.ids[:KEPT_NEIGHBORS].tolist())
@@ -121,9 +134,11 @@ def counts_of(record: Record) -> Multiset[str]:
     return counts
 
 
-def verdict_of(pair: Pair) -> Literal["compared", "timeout", "error"]:
+def verdict_of(pair: Pair) -> Literal["compared", "timeout", "error", "refused"]:
     """Say in a word what a pair came to."""
     attempts = (pair.incumbent, pair.candidate)
+    if all(isinstance(one.error, RefusedError) for one in attempts):
+        return "refused"
     if any(one.failure is FailureKind.TIMEOUT for one in attempts):
         return "timeout"
     return "error" if any(one.error for one in attempts) else "compared"
@@ -133,11 +148,8 @@ def counts_of_pair(pair: Pair) -> Multiset[str]:
     """Fold a pair into increments."""
     incumbent, candidate = pair.incumbent, pair.candidate
     verdict = verdict_of(pair)
-    counts: Multiset[str] = Multiset()
-    if not (
-        isinstance(incumbent.error, RefusedError) and isinstance(candidate.error, RefusedError)
-    ):
-        counts[Counter.pair_error(incumbent.error is not None, candidate.error is not None)] += 1
+    failed = [one.error is not None and verdict != "refused" for one in (incumbent, candidate)]
+    counts = Multiset((Counter.pair_error(*failed),))
     if incumbent.prediction is None or candidate.prediction is None or verdict != "compared":
         counts[Counter.mirror_dropped(verdict)] += 1
         return counts

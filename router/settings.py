@@ -80,9 +80,10 @@ class Settings(BaseSettings):
         default=5.0, gt=0, description="Seconds that a mirrored request may take."
     )
     label_window_s: float = Field(
-        default=86_400.0,
+        default=600.0,
         gt=0,
-        description="Seconds for which feedback is taken in, outside a rollout that sets its own.",
+        description="Seconds for which the store remembers a request outside any rollout's scope, "
+        "to take its feedback in (which then counts nowhere); a rollout sets its own.",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="Least level of the events that are logged."

@@ -5,14 +5,18 @@ context: it has its own connections, its own deadline, and a budget of places an
 budget is spent the copy is dropped, with its reason, rather than queued: a copy that waits grows
 stale and keeps its context alive. When both arms are done, the pair is compared and reported.
 
-The gateway settles every copy with what the client got; nothing flows the other way.
+The gateway settles every copy with what the client got; nothing flows the other way. A copy comes
+to its end when it is settled and its attempt is over, however either ended: an attempt that broke
+or was given up at the end of the process is a drop, and the label of the client's answer is kept
+without it.
 """
 
 import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 import structlog
 
@@ -38,7 +42,7 @@ class Settled:
     """What the client got: the assigned arm's attempt, or the fallback's."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Copy:
     """A mirror under way: of which request, in which rollout, and who was assigned to answer it."""
 
@@ -73,7 +77,8 @@ class Mirror:
         self._budget = budget
         self._timeout_s = timeout_s
         self._clock = clock
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._metrics = metrics
+        self._tasks: set[asyncio.Task[Attempt]] = set()
         metrics.mirrors_in_flight.set_function(lambda: len(self._tasks))
 
     def start(
@@ -85,9 +90,17 @@ class Mirror:
             return None
         settled = asyncio.get_running_loop().create_future()
         copy = Copy(request, admission, live, assigned, arm, settled)
-        task = asyncio.create_task(self._run(copy))
+        task = asyncio.create_task(
+            self._upstream.attempt(
+                arm,
+                request,
+                deadline=self._clock() + self._timeout_s,
+                request_id=admission.request_id,
+            )
+        )
         self._tasks.add(task)
-        task.add_done_callback(self._end)
+        for side in (task, settled):
+            side.add_done_callback(partial(self._meet, copy, task))
         return copy
 
     async def drain(self) -> None:
@@ -98,34 +111,32 @@ class Mirror:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
 
-    def _end(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()):
-            log.error("mirror failed", exc_info=error)
-
-    async def _run(self, copy: Copy) -> None:
-        size = copy.request.context.nbytes
-        try:
-            attempt = await self._upstream.attempt(
-                copy.arm,
-                copy.request,
-                deadline=self._clock() + self._timeout_s,
-                request_id=copy.admission.request_id,
-            )
-            outcome = await copy.settled
-        finally:
-            self._budget.give(size)
-        if outcome is None:
-            self._observer.mirror_dropped(copy.live, copy.admission, copy.request.length, "error")
+    def _meet(self, copy: Copy, task: "asyncio.Task[Attempt]", _: "asyncio.Future[Any]") -> None:
+        """End a copy when both its sides are done; a copy that nobody awaits is given up."""
+        if not copy.settled.done():
             return
-        self._report(copy, outcome, attempt)
+        outcome = copy.settled.result()
+        if not task.done():
+            if outcome is None:
+                task.cancel()
+            return
+        if task in self._tasks:  # both sides may be done before either is told
+            self._tasks.discard(task)
+            self._budget.give(copy.request.context.nbytes)
+            self._end(copy, outcome, _attempt_of(task))
 
-    def _report(self, copy: Copy, outcome: Settled, attempt: Attempt) -> None:
+    def _end(self, copy: Copy, outcome: Settled | None, attempt: Attempt | None) -> None:
+        if outcome is None:
+            self._metrics.mirrors.labels("abandoned").inc()
+            return
         live, admission, length = copy.live, copy.admission, copy.request.length
-        attempts = {copy.assigned: outcome.assigned, live.role(copy.arm): attempt}
-        self._observer.pair(
-            Pair(admission, length, live, attempts["incumbent"], attempts["candidate"])
-        )
+        if attempt is None:
+            self._observer.mirror_dropped(live, admission, length, "error")
+        else:
+            attempts = {copy.assigned: outcome.assigned, live.role(copy.arm): attempt}
+            self._observer.pair(
+                Pair(admission, length, live, attempts["incumbent"], attempts["candidate"])
+            )
         if outcome.answered.prediction is not None:
             pending = pending_of(
                 admission,
@@ -137,3 +148,13 @@ class Mirror:
                 label_window_s=live.label_window_s,
             )
             self._observer.pend(pending)
+
+
+def _attempt_of(task: "asyncio.Task[Attempt]") -> Attempt | None:
+    """Return what a copy's attempt came to; None when it was given up or broke."""
+    if task.cancelled():
+        return None
+    if error := task.exception():
+        log.error("mirror failed", exc_info=error)
+        return None
+    return task.result()

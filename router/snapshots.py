@@ -6,9 +6,14 @@ A gateway always has a snapshot, so no request ever waits for one:
   with which no candidate gets anything;
 - then whatever is newer in the store: asked for at an interval, and pushed in between.
 
-Only a higher `(epoch, version)` is applied. A lower one means that the store lost something: that
-is logged and counted, and the gateway goes on as it was. So is a snapshot that names an arm which
-has no backend here. With the store gone, the last snapshot stays and its age grows.
+Only a higher `(epoch, version)` is applied. A lower one, or the same one with another content,
+means that the store lost something: that is logged and counted, and the gateway goes on as it was.
+So is a snapshot that names an arm which has no backend here. With the store gone, the last snapshot
+stays and its age grows. Whether the store went back is for the polls to say: a push may have been
+under way while a poll overtook it, and the other way round.
+
+A disk that refused is tried again at every poll, until it holds the snapshot in force: a restart
+must not undo an abort.
 
 Beside that, one local file stops all candidate traffic here while it exists.
 """
@@ -51,7 +56,7 @@ def weigh(applied: Snapshot, offered: Snapshot, arms: Collection[str]) -> Offer:
     if offered.position < applied.position:
         return Offer.REGRESSION
     if offered.position == applied.position:
-        return Offer.SAME
+        return Offer.SAME if offered == applied else Offer.REGRESSION
     if not {tier.arm for tier in offered.tiers} <= set(arms):
         return Offer.UNSERVABLE
     return Offer.APPLY
@@ -84,7 +89,10 @@ class Snapshots:
         self._writing = asyncio.Lock()
         self._refused: str | None = None
         self._confirmed_at = clock()
-        self.store_up = False
+        self._saved = start
+        self._disk_ok = True
+        self.store_up: bool | None = None
+        """Whether the store answered the last time; None before it was asked."""
         self.current = start
         self.held = False
         self._restore()
@@ -95,19 +103,25 @@ class Snapshots:
     # --- the store ------------------------------------------------------------------------------
 
     async def poll(self) -> None:
-        """Ask the store once."""
+        """Ask the store once; and try the disk again, if it owes something."""
+        await self._save()
         if self._feed is None:
             return
+        known = self.current
         try:
             offered = await self._feed.snapshot()
         except FeedUnavailable as error:
             self._note_store(up=False, reason=str(error))
             return
         self._note_store(up=True)
+        overtaken = self.current is not known  # by a push, which the answer may not know of
         if offered is not None:
-            await self.offer(offered)
+            if not overtaken or offered.position > self.current.position:
+                await self.offer(offered)
+        elif overtaken:
+            return
         elif self.current.version:
-            self._refuse(Offer.REGRESSION, "none: the store is empty")
+            self._refuse(Offer.REGRESSION, None)
         else:
             self._confirmed_at = self._clock()
 
@@ -122,14 +136,15 @@ class Snapshots:
         while self._feed is not None:
             with contextlib.suppress(FeedUnavailable):  # the poll says so
                 async for offered in self._feed.changes():
-                    await self.offer(offered)
+                    if offered.position >= self.current.position:  # else a poll overtook it
+                        await self.offer(offered)
             await asyncio.sleep(retry_s)
 
     async def offer(self, offered: Snapshot) -> Offer:
         """Apply a snapshot if it is newer, and keep it on disk."""
         verdict = weigh(self.current, offered, self._arms)
         if verdict in {Offer.REGRESSION, Offer.UNSERVABLE}:
-            self._refuse(verdict, str(offered.position))
+            self._refuse(verdict, offered)
             return verdict
         self._confirmed_at = self._clock()
         self._refused = None
@@ -140,18 +155,29 @@ class Snapshots:
             await self._save()
         return verdict
 
-    def _refuse(self, verdict: Offer, position: str) -> None:
+    def _refuse(self, verdict: Offer, offered: Snapshot | None) -> None:
         """Count a snapshot that is not applied; say so once, not at every poll."""
         self._metrics.config.refused.labels(str(verdict)).inc()
-        if position != self._refused:
-            self._refused = position
-            applied = str(self.current.position)
-            log.error("configuration refused", why=str(verdict), applied=applied, offered=position)
+        applied = str(self.current.position)
+        described = "none: the store is empty" if offered is None else str(offered.position)
+        if described == applied:
+            described += " with another content"
+        if described != self._refused:
+            self._refused = described
+            log.error(
+                "configuration refused",
+                why=str(verdict),
+                applied=applied,
+                offered=described,
+                arms=[tier.arm for tier in offered.tiers] if offered else [],
+            )
 
     def _note_store(self, *, up: bool, reason: str = "") -> None:
         if up != self.store_up:
             if up:
                 log.info("store reached")
+            elif self.store_up is None:
+                log.warning("store not reached: the configuration at hand is used", reason=reason)
             else:
                 log.warning("store lost: the last configuration stays", reason=reason)
         self.store_up = up
@@ -173,18 +199,31 @@ class Snapshots:
         except (OSError, ValidationError) as error:
             self._note_disk("the stored configuration cannot be read", error)
             return
-        if weigh(self.current, stored, self._arms) is Offer.APPLY:
-            self.current = stored
+        verdict = weigh(self.current, stored, self._arms)
+        if verdict is Offer.UNSERVABLE:
+            self._refuse(verdict, stored)
+        if verdict is Offer.APPLY:
+            self.current = self._saved = stored
             self._confirmed_at = changed
             log.info("configuration restored from disk", **_described(stored))
 
     async def _save(self) -> None:
+        """Keep the snapshot in force on disk, unless it is there."""
         async with self._writing:
-            text = self.current.model_dump_json(indent=2)
+            current = self.current
+            if self._saved == current:
+                return
             try:
-                await asyncio.to_thread(_write_atomically, self._file, text)
+                await asyncio.to_thread(
+                    _write_atomically, self._file, current.model_dump_json(indent=2)
+                )
             except OSError as error:
-                self._note_disk("the configuration cannot be kept on disk", error)
+                if self._disk_ok:  # once, not at every poll
+                    self._note_disk("the configuration cannot be kept on disk", error)
+                self._disk_ok = False
+            else:
+                self._saved = current
+                self._disk_ok = True
 
     def _note_disk(self, event: str, error: Exception) -> None:
         log.error(event, file=str(self._file), reason=str(error))

@@ -126,6 +126,7 @@ class StubBackend:
     cut: bool = False
     hold: asyncio.Event | None = None
     bank: dict[int, int] = field(default_factory=dict)
+    left: int = 0
     seen: list[dict[str, str]] = field(default_factory=list)
     top_k: list[int] = field(default_factory=list)
 
@@ -150,6 +151,16 @@ class StubBackend:
     async def _model(self, _: Request) -> Response:
         return JSONResponse(model_metadata([self.arm]))
 
+    async def _held(self, request: Request, hold: asyncio.Event) -> bool:
+        """Wait until the test lets the answer go; False when the asker left before."""
+        going = asyncio.create_task(hold.wait())
+        leaving = asyncio.ensure_future(request.receive())
+        await asyncio.wait((going, leaving), return_when=asyncio.FIRST_COMPLETED)
+        self.left += not going.done()
+        going.cancel()
+        leaving.cancel()
+        return going.done()
+
     async def _lookup(self, request: Request) -> Response:
         vector = read_lookup(await request.body())
         return JSONResponse({"id": self.bank.get(round(float(vector[0])))})
@@ -160,8 +171,8 @@ class StubBackend:
             await request.body(), request.headers.get(HEADER_LENGTH), max_length=5000
         )
         self.top_k.append(question.top_k)
-        if self.hold:
-            await self.hold.wait()
+        if self.hold and not await self._held(request, self.hold):
+            return Response()
         if self.cut:
             return _Cut()
         if self.status != 200:
@@ -223,6 +234,32 @@ class Rig:
             if series == wanted:
                 return float(value)
         return 0.0
+
+    async def until_metric(self, least: float, name: str, **labels: str) -> None:
+        """Wait, within bounds, until a sample of `/metrics` has reached `least`."""
+        limit = time.monotonic() + PATIENCE_S
+        while (found := await self.metric(name, **labels)) < least:
+            assert time.monotonic() < limit, f"{name} {labels} is {found}, not {least}"
+            await asyncio.sleep(0.01)
+
+
+@contextlib.asynccontextmanager
+async def sent(rig: Rig, document: dict[str, Any], padding: int = 0) -> AsyncIterator[None]:
+    """Send a prediction request by hand, and cut the connection at the end of the block."""
+    url = rig.client.base_url
+    content = orjson.dumps(document)
+    head = (
+        f"POST /v1/predict HTTP/1.1\r\nhost: x\r\ncontent-length: {len(content) + padding}\r\n\r\n"
+    )
+    _, writer = await asyncio.open_connection(url.host, url.port)
+    try:
+        writer.write(head.encode() + content)
+        for _ in range(0, padding, 1 << 16):
+            writer.write(b" " * (1 << 16))
+            await writer.drain()
+        yield
+    finally:
+        writer.transport.abort()
 
 
 @contextlib.asynccontextmanager

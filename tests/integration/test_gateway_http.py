@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import tracemalloc
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import pytest_asyncio
-from gateway_rig import Rig, body, context, gateway
+from gateway_rig import Rig, body, context, gateway, sent, until
 
 from backends.protocol import HEADER_LENGTH, read_answer, write_request
 from backends.protocol import Request as Question
@@ -217,6 +218,15 @@ async def test_a_body_that_is_too_long_gets_413_and_the_client_reads_it(
         assert "longer than 1 MiB" in response.json()["error"]
 
 
+async def test_feedback_is_read_up_to_a_limit_of_its_own(rig: Rig) -> None:
+    longest = {"id": "x" * 36, "target": [-1.2345678901234567e-100] * 768}
+    answer = await rig.client.post("/v1/feedback", json=longest)
+    assert answer.status_code == 404  # read, and about no request of this service
+    response = await rig.client.post("/v1/feedback", content=b" " * (64 * 1024 + 1))
+    assert response.status_code == 413
+    assert "longer than 64 KiB" in response.json()["error"]
+
+
 async def test_more_vectors_than_are_accepted_get_413(tmp_path: Path) -> None:
     async with gateway(tmp_path, max_context=50) as rig:
         response = await rig.predict(51)
@@ -316,6 +326,29 @@ async def test_a_clients_deadline_is_never_extended_beyond_the_servers(tmp_path:
         response = await rig.predict(headers={"x-request-timeout-ms": "60000"})
         assert response.status_code == 504
         assert int(rig.phase1.seen[0]["x-request-timeout-ms"]) <= 200
+
+
+async def test_a_client_that_leaves_frees_the_backend(rig: Rig) -> None:
+    gone = {"arm": "-", "reason": "tier", "status": "left"}
+    before = await rig.metric("gateway_requests_total", **gone)
+    rig.phase1.hold = asyncio.Event()
+    async with sent(rig, body(20)):
+        await until(lambda: rig.phase1.seen, "the backend is asked")
+    await until(lambda: rig.phase1.left, "the backend's connection is closed")
+    await rig.until_metric(before + 1, "gateway_requests_total", **gone)
+
+
+async def test_a_body_is_not_kept_while_the_backend_works(rig: Rig) -> None:
+    rig.phase1.hold = asyncio.Event()
+    document, padding = body(20), 16 * 1024 * 1024
+    tracemalloc.start()
+    try:
+        async with sent(rig, document, padding):
+            await until(lambda: rig.phase1.seen, "the backend is asked")
+            held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < padding / 2
 
 
 # --- what it is ---------------------------------------------------------------------------------

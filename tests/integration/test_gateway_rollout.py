@@ -10,15 +10,42 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
-from gateway_rig import Rig, body, counts, counts_with, gateway, publish, snapshot, until
+import structlog
+from gateway_rig import (
+    Rig,
+    body,
+    counts,
+    counts_with,
+    gateway,
+    publish,
+    sent,
+    snapshot,
+    until,
+)
+from prometheus_client import CollectorRegistry
 from redis import Redis
 
-from rollout.snapshot import DEFAULT_TIERS, Heartbeat, Keys, Sample
+from rollout.feed import Feed
+from rollout.snapshot import (
+    DEFAULT_TIERS,
+    Batch,
+    Cell,
+    Heartbeat,
+    Keys,
+    Pending,
+    Sample,
+    Snapshot,
+)
+from router.errors import ContradictionError
+from router.feedback import LANES
 from router.ids import request_id
-from router.snapshots import HOLD_FILE
+from router.metrics import Metrics
+from router.snapshots import HOLD_FILE, Snapshots
 
 KEYS = Keys()
+ARMS = tuple(tier.arm for tier in DEFAULT_TIERS)
 
 
 @pytest.fixture
@@ -116,6 +143,61 @@ async def test_a_failing_candidate_is_answered_for_and_keeps_its_error(
         assert not [name for name in found if "incumbent" in name]
 
 
+@pytest.mark.parametrize("status", [400, 413, 422])
+async def test_a_candidate_that_refuses_what_the_incumbent_answers_has_failed(
+    tmp_path: Path, valkey_url: str, status: int
+) -> None:
+    async with rollout(tmp_path, valkey_url, weight=100) as rig:
+        rig.phase2.status = status
+        response = await rig.predict(120)
+        assert response.status_code == 200
+        assert response.headers["x-turnout-arm"] == "phase1"
+        found = await counts_with(valkey_url, assigned_candidate=1, fallback_candidate=1)
+        assert found["error.candidate.refused"] == 1
+
+
+async def test_what_both_arms_refuse_is_the_clients_mistake(
+    tmp_path: Path, valkey_url: str
+) -> None:
+    async with rollout(tmp_path, valkey_url, weight=100) as rig:
+        rig.phase1.status = rig.phase2.status = 400
+        response = await rig.predict(120)
+        assert (response.status_code, response.json()) == (400, {"error": "phase1 says 400"})
+        found = await counts_with(valkey_url, assigned_candidate=1)
+        assert not [name for name in found if name.startswith(("error.", "fallback."))]
+
+
+async def test_a_candidate_that_hangs_leaves_the_incumbent_time_to_answer(
+    tmp_path: Path, valkey_url: str
+) -> None:
+    async with rollout(tmp_path, valkey_url, weight=100) as rig:
+        rig.phase2.hold = asyncio.Event()
+        response = await rig.predict(120, headers={"x-request-timeout-ms": "2000"})
+        assert (response.status_code, response.headers["x-turnout-arm"]) == (200, "phase1")
+        assert int(rig.phase2.seen[0]["x-request-timeout-ms"]) <= 1000
+        assert int(rig.phase1.seen[0]["x-request-timeout-ms"]) <= 1000
+        found = await counts_with(valkey_url, fallback_candidate=1)
+        assert found["error.candidate.timeout"] == 1
+
+
+async def test_a_client_that_leaves_takes_its_request_and_its_mirror_along(
+    tmp_path: Path, valkey_url: str
+) -> None:
+    async with rollout(tmp_path, valkey_url, weight=100, shadow_sample=100) as rig:
+        rig.phase1.hold, rig.phase2.hold = asyncio.Event(), asyncio.Event()
+        async with sent(rig, body(120)):
+            await until(lambda: rig.phase1.seen and rig.phase2.seen, "both backends are asked")
+        await rig.until_metric(
+            1, "gateway_requests_total", arm="-", reason="bucket-in", status="left"
+        )
+        await rig.until_metric(1, "gateway_mirrors_total", outcome="abandoned")
+        assert await rig.metric("gateway_mirrors_in_flight") == 0
+        assert rig.phase1.left == rig.phase2.left == 1
+        found = await counts_with(valkey_url, assigned_candidate=1)
+        assert sum(by for name, by in found.items() if name.startswith("latency.candidate.")) == 1
+        assert len(found) == 2
+
+
 async def test_where_both_arms_fail_the_client_gets_one_sentence(
     tmp_path: Path, valkey_url: str
 ) -> None:
@@ -187,13 +269,52 @@ async def test_a_shadow_that_is_dead_costs_the_answer_nothing(
         assert found["pair.error.01"] == 1
 
 
+async def test_a_request_that_both_arms_refuse_is_a_mirror_seen_to_its_end(
+    tmp_path: Path, valkey_url: str
+) -> None:
+    async with rollout(tmp_path, valkey_url, mode="shadow", weight=100) as rig:
+        rig.phase1.status = rig.phase2.status = 400
+        assert (await rig.predict(120)).status_code == 400
+        found = await counts_with(valkey_url, mirror_dropped_refused=1)
+        assert found["mirror.intended"] == found["pair.error.00"] == 1
+        assert "mirror.compared" not in found
+
+
+async def test_a_mirror_under_way_when_the_gateway_ends_is_a_drop_and_its_label_is_kept(
+    tmp_path: Path, valkey_url: str, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("router.shadow.DRAIN_S", 0.05)
+    async with rollout(tmp_path, valkey_url, mode="shadow", weight=100) as rig:
+        rig.phase2.hold = asyncio.Event()
+        name = (await rig.predict(120)).headers["x-request-id"]
+        await until(lambda: rig.phase2.seen, "the copy is with the backend")
+        rig.phase2.hold = None  # so that the rig does not let the copy go
+    found = await counts(valkey_url)
+    assert found["mirror.intended"] == found["mirror.dropped.error"] == 1
+    assert store.exists(KEYS.pending(name))
+
+
+async def test_a_mirror_that_breaks_is_a_drop_and_its_label_is_kept(
+    tmp_path: Path, valkey_url: str, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("the test breaks this mirror")
+
+    async with rollout(tmp_path, valkey_url, mode="shadow", weight=100) as rig:
+        monkeypatch.setattr(rig.service._mirrors_upstream, "attempt", broken)
+        name = (await rig.predict(120)).headers["x-request-id"]
+        found = await counts_with(valkey_url, mirror_dropped_error=1, mirror_intended=1)
+        assert "pair.error" not in str(found)
+        await until(lambda: store.exists(KEYS.pending(name)), "the label is pending")
+
+
 async def test_contexts_that_mirrors_may_hold_are_bounded_in_bytes(
     tmp_path: Path, valkey_url: str
 ) -> None:
     await publish(valkey_url, snapshot(mode="shadow", weight=100))
     async with gateway(tmp_path, redis_url=valkey_url, tiers=DEFAULT_TIERS, mirror_max_mb=1) as rig:
         assert (await rig.predict(400)).status_code == 200  # 1.2 MB of floats
-        found = await counts_with(valkey_url, mirror_dropped_bytes=1)
+        found = await counts_with(valkey_url, mirror_dropped_bytes=1, mirror_intended=1)
         assert found["mirror.intended"] == 1
         assert rig.phase2.seen == []
 
@@ -229,6 +350,79 @@ async def test_a_label_that_comes_before_its_request_was_reported_waits_for_it(
         assert [await label(rig, name, target) for target in (100, 100, 101)] == [202, 202, 409]
         assert await rig.metric("gateway_labels_queued") == 1
         await counts_with(valkey_url, labels_candidate=1, hit1_candidate=1)
+
+
+async def test_labels_that_contradict_each_other_at_the_same_time_are_not_both_taken_in(
+    tmp_path: Path, valkey_url: str
+) -> None:
+    await publish(valkey_url, snapshot(mode="ab", weight=100))
+    async with gateway(tmp_path, redis_url=valkey_url, tiers=DEFAULT_TIERS, flush_s=0.5) as rig:
+        name = (await rig.predict(120)).headers["x-request-id"]
+        bodies = [orjson.dumps({"id": name, "target_id": target}) for target in range(100, 110)]
+        accept = rig.service._feedback.accept
+        answers = await asyncio.gather(*map(accept, bodies), return_exceptions=True)
+        assert [type(answer) for answer in answers] == [type(None)] + [ContradictionError] * 9
+        await counts_with(valkey_url, labels_candidate=1)
+
+
+async def test_a_flood_of_labels_stays_within_the_stores_connections(
+    tmp_path: Path, valkey_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with rollout(tmp_path, valkey_url, weight=100) as rig:
+        feedback, feed = rig.service._feedback, rig.service._feed
+        assert feed is not None
+        known, now, most = feed.label, 0, 0
+
+        async def counting(name: str, target: int) -> Any:
+            nonlocal now, most
+            now += 1
+            most = max(most, now)
+            try:
+                return await known(name, target)
+            finally:
+                now -= 1
+
+        monkeypatch.setattr(feed, "label", counting)
+        bodies = [
+            orjson.dumps(
+                {"id": request_id(int(1000 * time.time()), os.urandom(10)), "target_id": 1}
+            )
+            for _ in range(300)
+        ]
+        await asyncio.gather(*(feedback.accept(one) for one in bodies))
+        assert 1 < most <= LANES
+
+
+async def test_a_label_right_after_a_slow_answer_is_taken_in(
+    tmp_path: Path, valkey_url: str
+) -> None:
+    async with gateway(tmp_path, redis_url=valkey_url, mirror_timeout_s=1, timeout_s=30) as rig:
+        slow = request_id(int(1000 * (time.time() - 29)), os.urandom(10))
+        assert await label(rig, slow, 1) == 202
+
+
+async def test_a_label_of_a_rollout_that_has_ended_is_still_counted(
+    tmp_path: Path, valkey_url: str
+) -> None:
+    async with rollout(tmp_path, valkey_url, weight=100) as rig:
+        old = request_id(int(1000 * (time.time() - 1800)), os.urandom(10))
+        assert rig.service._feed is not None
+        cell = Cell("r1", 1, "the-stage", 1, "101-200")
+        pending = Pending(request_id=old, cell=cell, assigned="candidate", top={"candidate": (1,)})
+        await rig.service._feed.flush(Batch("another", 1, {}, pending=(pending,)))
+        await publish(valkey_url, snapshot(2))
+        await applied(rig, "1.2")
+        assert await label(rig, old, 1) == 202
+        assert (await counts(valkey_url))["hit1.candidate"] == 1
+
+
+async def test_outside_a_rollout_a_request_is_remembered_for_minutes_only(
+    tmp_path: Path, valkey_url: str, store: Any
+) -> None:
+    async with gateway(tmp_path, redis_url=valkey_url) as rig:
+        name = (await rig.predict(20)).headers["x-request-id"]
+        await until(lambda: store.exists(KEYS.pending(name)), "the request is reported")
+        assert 0 < store.ttl(KEYS.pending(name)) <= 600
 
 
 async def test_outside_a_rollout_a_label_is_taken_in_all_the_same(
@@ -315,6 +509,85 @@ async def test_a_store_that_went_back_is_not_followed(tmp_path: Path, valkey_url
         await applied(rig, "2.1")
 
 
+async def test_another_configuration_under_the_applied_number_is_not_followed(
+    tmp_path: Path, valkey_url: str
+) -> None:
+    async with rollout(tmp_path, valkey_url, weight=100) as rig:
+        await publish(valkey_url, snapshot(1))
+        await rig.until_metric(1, "config_refused_total", why="regression")
+        assert (await rig.predict(120)).headers["x-turnout-arm"] == "phase2"
+
+
+async def test_an_answer_that_a_push_overtook_is_no_regression(
+    tmp_path: Path, valkey_url: str
+) -> None:
+    class SlowFeed(Feed):
+        async def snapshot(self) -> Snapshot | None:
+            found = await super().snapshot()
+            asked.set()
+            await go.wait()
+            return found
+
+    asked, go = asyncio.Event(), asyncio.Event()
+    metrics = Metrics(CollectorRegistry())
+    feed = SlowFeed(valkey_url)
+    snapshots = Snapshots(
+        snapshot(0, epoch=0), feed=feed, arms=ARMS, state_dir=tmp_path, metrics=metrics
+    )
+    for stored in (None, snapshot(1)):  # an empty store is an answer, too
+        if stored:
+            await publish(valkey_url, stored)
+        asked.clear()
+        go.clear()
+        poll = asyncio.create_task(snapshots.poll())
+        await asked.wait()
+        pushed = snapshot(snapshots.current.version + 2)
+        await snapshots.offer(pushed)
+        go.set()
+        await poll
+        assert snapshots.current == pushed
+    name, why = "config_refused_total", {"why": "regression"}
+    assert metrics.registry.get_sample_value(name, why) is None
+    await snapshots.poll()  # this one nothing overtook
+    assert metrics.registry.get_sample_value(name, why) == 1
+    await feed.close()
+
+
+async def test_a_push_that_a_poll_overtook_is_no_regression(
+    tmp_path: Path, valkey_url: str
+) -> None:
+    async with gateway(tmp_path, redis_url=valkey_url, poll_s=60) as rig:
+        await publish(valkey_url, snapshot(3))
+        await applied(rig, "1.3")
+        await publish(valkey_url, snapshot(2))
+        await publish(valkey_url, snapshot(4))
+        await applied(rig, "1.4")
+        assert await rig.metric("config_refused_total", why="regression") == 0
+
+
+async def test_a_first_look_at_the_store_that_breaks_does_not_stop_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(_: Snapshots) -> None:
+        raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "the test breaks this poll")
+
+    monkeypatch.setattr(Snapshots, "poll", broken)
+    async with gateway(tmp_path) as rig:
+        assert (await rig.predict(20)).status_code == 200
+
+
+async def test_whatever_stands_in_the_store_a_gateway_starts(
+    tmp_path: Path, valkey_url: str, store: Any
+) -> None:
+    store.hset(KEYS.snapshot, "not", "a string")
+    async with gateway(tmp_path, redis_url=valkey_url, tiers=DEFAULT_TIERS) as rig:
+        assert (await rig.predict(120)).headers["x-turnout-arm"] == "phase1"
+    store.delete(KEYS.snapshot)
+    store.set(KEYS.snapshot, b"\xff\xfe\x80")
+    async with gateway(tmp_path, redis_url=valkey_url, tiers=DEFAULT_TIERS) as rig:
+        assert (await rig.predict(120)).headers["x-turnout-arm"] == "phase1"
+
+
 async def test_without_a_store_a_restarted_gateway_goes_on_as_it_was(
     tmp_path: Path, valkey_url: str
 ) -> None:
@@ -335,6 +608,17 @@ async def test_without_a_store_from_the_first_start_no_candidate_gets_anything(
     async with gateway(tmp_path, redis_url=nowhere, tiers=DEFAULT_TIERS) as rig:
         assert (await rig.client.get("/v2/health/ready")).status_code == 200
         assert (await rig.predict(120)).headers["x-turnout-arm"] == "phase1"
+
+
+async def test_a_gateway_that_starts_without_its_store_says_so_once(tmp_path: Path) -> None:
+    nowhere = f"unix://{tmp_path}/no.sock"
+    with structlog.testing.capture_logs() as logs:
+        async with gateway(tmp_path, redis_url=nowhere) as rig:
+            await rig.predict()
+            snapshots = rig.service._snapshots
+            await snapshots.poll()
+    events = [line["event"] for line in logs]
+    assert events.count("store not reached: the configuration at hand is used") == 1
 
 
 async def test_the_hold_file_stops_candidate_traffic_within_a_second(

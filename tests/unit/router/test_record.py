@@ -9,7 +9,13 @@ from backends.protocol import Prediction
 from rollout.plan import Stage
 from rollout.snapshot import Cell, Live, latency_bin
 from rollout.tally import tally
-from router.errors import RefusedError, UpstreamError, UpstreamInvalidError, UpstreamTimeoutError
+from router.errors import (
+    FailureKind,
+    RefusedError,
+    UpstreamError,
+    UpstreamInvalidError,
+    UpstreamTimeoutError,
+)
 from router.record import (
     Admission,
     Attempt,
@@ -18,6 +24,7 @@ from router.record import (
     cell_of,
     counts_of,
     counts_of_pair,
+    failure_of,
     pending_of,
     sample_of,
     verdict_of,
@@ -132,7 +139,16 @@ def test_agreement_is_over_the_first_ten_however_many_were_asked_for() -> None:
             failed("phase2", REFUSED),
             {"pair.error.01": 1, "mirror.dropped.error": 1},
         ),
-        (failed("phase1", REFUSED), failed("phase2", REFUSED), {"mirror.dropped.error": 1}),
+        (
+            failed("phase1", REFUSED),
+            failed("phase2", REFUSED),
+            {"pair.error.00": 1, "mirror.dropped.refused": 1},
+        ),
+        (
+            failed("phase1", REFUSED),
+            failed("phase2"),
+            {"pair.error.11": 1, "mirror.dropped.timeout": 1},
+        ),
     ],
 )
 def test_a_pair_with_a_failure_tells_who_failed_and_compares_nothing(
@@ -142,6 +158,38 @@ def test_a_pair_with_a_failure_tells_who_failed_and_compares_nothing(
     assert counts_of_pair(failing) == expected
     assert f"mirror.dropped.{verdict_of(failing)}" in expected
     assert sample_of(failing) is None
+
+
+@pytest.mark.parametrize(
+    ("assigned", "answered", "kind"),
+    [
+        (failed("phase2", REFUSED), answer("phase1"), "refused"),
+        (failed("phase2", REFUSED), failed("phase1"), "refused"),
+        (failed("phase2", REFUSED), failed("phase1", REFUSED), None),
+        (failed("phase2"), failed("phase1", REFUSED), "timeout"),
+        (failed("phase2"), answer("phase1"), "timeout"),
+        (answer("phase2"), answer("phase2"), None),
+    ],
+)
+def test_a_refusal_is_the_arms_error_unless_the_other_arm_refuses_too(
+    assigned: Attempt, answered: Attempt, kind: str | None
+) -> None:
+    assert failure_of(assigned, answered) == kind
+
+
+def test_a_refusal_by_both_arms_loses_no_mirror() -> None:
+    counts = (
+        counts_of(record(mirrored=True))
+        + counts_of(record(failure=FailureKind.REFUSED, fell_back=True, mirrored=True))
+        + counts_of_pair(pair(failed("phase1", REFUSED), failed("phase2", REFUSED)))
+        + counts_of_pair(pair(answer("phase1"), failed("phase2", REFUSED)))
+    )
+    stage = Stage(name="ab25", mode="ab", weight=25, min_duration_s=1, min_requests=1, min_pairs=1)
+    figures = tally(stage, {f"1|201-350|{name}": by for name, by in counts.items()})
+    assert figures.mirror_intended == figures.pairs == 2
+    assert figures.pair_errors == {"00": 1, "01": 1, "10": 0, "11": 0}
+    assert figures.mirror_dropped == {"error": 1, "refused": 1}
+    assert figures.candidate.errors == {"refused": 1}
 
 
 def test_the_tally_knows_every_counter_that_is_written_here() -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
@@ -46,6 +47,12 @@ def test_only_a_higher_epoch_and_version_is_applied(
 def test_a_table_with_an_arm_that_has_no_backend_here_is_not_applied() -> None:
     beyond = (*DEFAULT_TIERS, Tier(arm="phase3", max_length=1000))
     assert weigh(START, at(1, 1, beyond), ARMS) is Offer.UNSERVABLE
+
+
+def test_another_content_at_the_applied_position_is_a_regression() -> None:
+    other = (DEFAULT_TIERS[0], DEFAULT_TIERS[1].model_copy(update={"active": True}))
+    assert weigh(at(1, 5), at(1, 5), ARMS) is Offer.SAME
+    assert weigh(at(1, 5), at(1, 5, other), ARMS) is Offer.REGRESSION
 
 
 @given(st.lists(POSITIONS, max_size=20))
@@ -95,6 +102,37 @@ async def test_a_disk_that_refuses_does_not_stop_a_snapshot_from_being_applied(
     assert await snapshots.offer(at(1, 1)) is Offer.APPLY
     assert snapshots.current == at(1, 1)
     assert [path.name for path in tmp_path.iterdir()] == [SNAPSHOT_FILE]
+
+
+async def test_a_disk_that_refused_is_tried_again_until_it_holds_what_is_in_force(
+    tmp_path: Path,
+) -> None:
+    snapshots = held_by(tmp_path)
+    await snapshots.offer(at(1, 1))
+    (tmp_path / SNAPSHOT_FILE).rename(tmp_path / "old")
+    (tmp_path / SNAPSHOT_FILE).mkdir()
+    with structlog.testing.capture_logs() as logs:
+        await snapshots.offer(at(1, 2))
+        await snapshots.poll()
+    failures = [line for line in logs if line["log_level"] == "error"]
+    assert [line["event"] for line in failures] == ["the configuration cannot be kept on disk"]
+    (tmp_path / SNAPSHOT_FILE).rmdir()
+    (tmp_path / "old").rename(tmp_path / SNAPSHOT_FILE)
+    assert held_by(tmp_path).current == at(1, 1)
+    await snapshots.poll()
+    assert held_by(tmp_path).current == at(1, 2)
+
+
+async def test_a_stored_snapshot_with_an_unknown_arm_is_refused_aloud(tmp_path: Path) -> None:
+    beyond = at(1, 7, (*DEFAULT_TIERS, Tier(arm="phase3", max_length=1000)))
+    (tmp_path / SNAPSHOT_FILE).write_text(beyond.model_dump_json())
+    metrics = Metrics(CollectorRegistry())
+    with structlog.testing.capture_logs() as logs:
+        assert held_by(tmp_path, metrics).current == START
+    assert [line["event"] for line in logs] == ["configuration refused"]
+    assert (logs[0]["why"], logs[0]["arms"][-1]) == ("unservable", "phase3")
+    refused = metrics.registry.get_sample_value("config_refused_total", {"why": "unservable"})
+    assert refused == 1
 
 
 def test_a_gateway_that_starts_with_the_hold_file_is_held(tmp_path: Path) -> None:
