@@ -45,6 +45,14 @@ class OverloadedError(BackendError):
     retry_after_s = 1
 
 
+class StoppingError(BackendError):
+    """The server stops: it takes no more requests."""
+
+    status = 503
+    kind = "stopping"
+    retry_after_s = 1
+
+
 class DeadlineError(BackendError):
     """The client's deadline passed before there was an answer."""
 
@@ -81,7 +89,6 @@ class BadHeaderError(BackendError):
 
 
 class NotFiniteError(BackendError):
-    """The model's answer to this input overflowed: the input is far from what a context holds."""
+    """The model's answer to a finite context is not finite: the arm's failure, not the client's."""
 
-    status = 400
     kind = "not_finite"

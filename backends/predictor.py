@@ -24,15 +24,16 @@ class Predictor:
     def predict(self, request: Request) -> Prediction:
         """Predict from the newest `window` vectors; neighbours exclude the whole context.
 
-        Raises NotFiniteError when the input overflows the model.
+        Raises NotFiniteError when the model's answer is not finite, which the context is.
         """
         window = request.context[-self.window :]
         with np.errstate(all="ignore"):
             vector = self.engine.run(window)
         if not np.isfinite(vector).all():
             raise NotFiniteError(
-                "the model's answer to this context is not finite: its numbers are too large "
-                f"(the largest is {np.abs(window).max():.3g}, vectors of length 1 are expected)"
+                "the engine failed: the model's answer is not finite, though every number of the "
+                f"context is (the largest is {np.abs(window).max():.3g}; vectors of length 1 are "
+                "expected)"
             )
         exclude = request.context if request.exclude_context else None
         ids, scores = self.bank.search(vector, request.top_k, exclude)

@@ -27,16 +27,16 @@ from backends.jsonbody import (
     Floats,
     ProtocolError,
     as_python,
-    check_elements,
     check_finite,
     kind_of,
     parse_object,
-    read_array,
     read_flag,
     read_mapping,
+    read_numbers,
     read_rows,
     read_text,
     refuse_long,
+    refuse_repeated,
     refuse_unknown,
     shown,
 )
@@ -71,6 +71,8 @@ MODEL: Final = "lvm"
 KEPT_NEIGHBORS: Final = 10
 """Every answer is judged by its first ten neighbours (Hit@1/5/10), whatever `top_k` was."""
 MAX_TOP_K: Final = 1000
+MAX_IDENTITY: Final = 128
+"""Characters of a checkpoint's or a bank's identity; a sha256 has 64."""
 VECTOR_BYTES: Final = DIMENSION * 4
 HEADER_LENGTH: Final = "inference-header-content-length"
 OUTPUTS: Final = ("PREDICTION", "NEIGHBOR_IDS", "NEIGHBOR_SCORES")
@@ -133,7 +135,7 @@ def read_predict(body: bytes, *, max_length: int) -> Request:
         raise ProtocolError(
             'the field "context" is missing: send a list of vectors of 768 numbers each'
         )
-    context = read_rows(document["context"], body, ("context",), max_length, brackets=1)
+    context = read_rows(document, body, ("context",), max_length)
     return Request(
         context=context,
         id=read_text(document, "id", "id"),
@@ -181,19 +183,19 @@ def read_lookup(body: bytes) -> Floats:
     if not isinstance(value, simdjson.Array) or len(value) != DIMENSION:
         found = f"{len(value)} items" if isinstance(value, simdjson.Array) else kind_of(value)
         raise ProtocolError(f"vector must be a list of {DIMENSION} numbers, not {found}")
-    if body.count(b"[") != 1:
-        check_elements(body, ("vector",), rows=False)
-    vector = read_array(value, body, ("vector",), rows=False)
+    vector = read_numbers(document, body, ("vector",))
     return check_finite(vector.reshape(1, DIMENSION), "vector").reshape(DIMENSION)
 
 
 def read_answer(body: bytes, header_length: str | None) -> Prediction:
     """Read a backend's infer answer, JSON or binary, as `write_answer` makes it.
 
-    Raises ProtocolError when the answer is not one: a wrong shape, no such output, not finite.
+    Raises ProtocolError when the answer is not one: a wrong shape, no such output, not finite, an
+    identity that no header can carry.
     """
     split = _json_length(header_length, len(body))
     document = parse_object(body[:split])
+    refuse_repeated(document, "the answer")
     found = _read_outputs(document.get("outputs"), memoryview(body)[split:])
     missing = [name for name in OUTPUTS if name not in found]
     if missing:
@@ -212,8 +214,8 @@ def read_answer(body: bytes, header_length: str | None) -> Prediction:
         scores=scores,
         length=_count(facts, "length"),
         window=_count(facts, "window"),
-        checkpoint=str(facts.get("checkpoint", "")),
-        bank=str(facts.get("bank", "")),
+        checkpoint=_identity(facts, "checkpoint"),
+        bank=_identity(facts, "bank"),
     )
 
 
@@ -389,6 +391,18 @@ def _count(facts: Mapping[str, Any], name: str) -> int:
     return value
 
 
+def _identity(facts: Mapping[str, Any], name: str) -> str:
+    """Read what names a model or a bank, or "": it goes into headers as it is."""
+    value = facts.get(name, "")
+    plain = isinstance(value, str) and value.isascii() and value.isprintable()
+    if not plain or len(value) > MAX_IDENTITY:
+        raise ProtocolError(
+            f"the answer's {name} is {shown(value)}: it must be at most {MAX_IDENTITY} printable "
+            "ASCII characters"
+        )
+    return str(value)
+
+
 # --- the parts of a request ---------------------------------------------------------------------
 
 
@@ -416,9 +430,13 @@ def _read_input(
         raise ProtocolError(f"inputs[0] must be an object, not {kind_of(tensor)}")
     refuse_unknown(tensor, ("name", "shape", "datatype", "parameters", "data"), "inputs[0]")
     if tensor.get("name") != "CONTEXT":
-        raise ProtocolError(f'inputs[0].name is {tensor.get("name")!r}: the model reads "CONTEXT"')
+        raise ProtocolError(
+            f'inputs[0].name is {shown(tensor.get("name"))}: the model reads "CONTEXT"'
+        )
     if tensor.get("datatype") != "FP32":
-        raise ProtocolError(f'inputs[0].datatype is {tensor.get("datatype")!r}: CONTEXT is "FP32"')
+        raise ProtocolError(
+            f'inputs[0].datatype is {shown(tensor.get("datatype"))}: CONTEXT is "FP32"'
+        )
     shape = _shape(tensor.get("shape"))
     size = read_mapping(tensor.get("parameters"), "inputs[0].parameters").get("binary_data_size")
     if size is not None:
@@ -426,8 +444,8 @@ def _read_input(
             raise ProtocolError("inputs[0] has both data and binary_data_size: send one of them")
         if isinstance(size, bool) or not isinstance(size, int) or size != len(tail):
             raise ProtocolError(
-                f"inputs[0].parameters.binary_data_size is {size!r}, but {len(tail)} bytes follow "
-                "the JSON header"
+                f"inputs[0].parameters.binary_data_size is {shown(size)}, but {len(tail)} bytes "
+                "follow the JSON header"
             )
         return _read_raw(bytes(tail), shape, "inputs[0]", max_length)
     if len(tail):
@@ -436,22 +454,25 @@ def _read_input(
         )
     if "data" not in tensor:
         raise ProtocolError('inputs[0] has neither "data" nor parameters.binary_data_size')
-    return _read_data(tensor["data"], head, shape, max_length)
+    return _read_data(tensor["data"], document, head, shape, max_length)
 
 
-def _read_data(data: object, head: bytes, shape: tuple[int, int, int], max_length: int) -> Floats:
+def _read_data(
+    data: object,
+    document: simdjson.Object,
+    head: bytes,
+    shape: tuple[int, int, int],
+    max_length: int,
+) -> Floats:
     """Read a tensor's JSON data, flat or nested as `[1][n][768]`."""
     where = ("inputs", 0, "data")
     if not isinstance(data, simdjson.Array):
         raise ProtocolError(f"inputs[0].data must be a list of numbers, not {kind_of(data)}")
     if len(data) == 1 and isinstance(data[0], simdjson.Array):
-        # inputs, shape, data and its one item open a bracket each, before the rows do
-        context = read_rows(data[0], head, (*where, 0), max_length, brackets=4)
+        context = read_rows(document, head, (*where, 0), max_length)
     else:
         refuse_long(shape[1], max_length)
-        if head.count(b"[") != 3:  # noqa: PLR2004 - inputs, shape and data open one each
-            check_elements(head, where, rows=False)
-        flat = read_array(data, head, where, rows=False)
+        flat = read_numbers(document, head, where)
         if flat.size != shape[1] * DIMENSION:
             raise ProtocolError(
                 f"inputs[0].data holds {flat.size} numbers, but the shape {list(shape)} needs "
@@ -505,24 +526,27 @@ def _wanted(
     )
     if outputs is None:
         return OUTPUTS, frozenset(OUTPUTS if all_binary else ())
-    listed = as_python(outputs)
-    if not isinstance(listed, list):
-        raise ProtocolError(f'"outputs" must be a list, not {kind_of(listed)}')
+    if not isinstance(outputs, simdjson.Array):
+        raise ProtocolError(f'"outputs" must be a list, not {kind_of(outputs)}')
     names: list[str] = []
     binary: set[str] = set()
-    for index, output in enumerate(listed):
+    for index, raw in enumerate(outputs):
         where = f"outputs[{index}]"
-        if not isinstance(output, dict) or output.get("name") not in OUTPUTS:
-            name = output.get("name") if isinstance(output, dict) else output
+        output: Any = {"name": raw}
+        if isinstance(raw, simdjson.Object):
+            refuse_repeated(raw, where)
+            output = raw
+        name = as_python(output.get("name"))
+        if name not in OUTPUTS:
             raise ProtocolError(
                 f"{where} names {shown(name)}: the outputs are {', '.join(OUTPUTS)}"
             )
-        if output["name"] in names:
-            raise ProtocolError(f"{where} names {output['name']} a second time")
+        if name in names:
+            raise ProtocolError(f"{where} names {name} a second time")
         own = read_mapping(output.get("parameters"), f"{where}.parameters").get("binary_data")
         if read_flag(own, f"{where}.parameters.binary_data", default=all_binary):
-            binary.add(output["name"])
-        names.append(output["name"])
+            binary.add(name)
+        names.append(name)
     return tuple(names) or OUTPUTS, frozenset(binary)
 
 

@@ -4,7 +4,8 @@ Everything but the work itself happens on the event loop, so there is no lock: r
 deque, one dispatcher task takes them in order and hands each to the only engine thread. A request
 leaves the deque when its turn comes, when its deadline passes, or when its caller is cancelled
 because the client left; in the last two cases it never costs the engine anything. A full deque
-refuses at once. A request that fails fails alone.
+refuses at once. A request that fails fails alone. A worker that stops finishes the request that
+runs and fails those that wait: no caller is left without an answer.
 
 The engine is made in its own thread too (`load`), while the server already answers.
 """
@@ -17,7 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from backends.errors import DeadlineError, NotReadyError, OverloadedError
+from backends.errors import DeadlineError, NotReadyError, OverloadedError, StoppingError
 from backends.metrics import Metrics, length_label
 from backends.predictor import Predictor
 from backends.protocol import Prediction, Request
@@ -28,6 +29,11 @@ class _Job:
     request: Request
     future: asyncio.Future[Prediction]
     admitted_at: float = field(default_factory=time.perf_counter)
+
+    def fail(self, error: Exception) -> None:
+        """Let the caller see `error`, if it still waits."""
+        if not self.future.done():
+            self.future.set_exception(error)
 
 
 class Worker:
@@ -40,6 +46,7 @@ class Worker:
         self._waiting: deque[_Job] = deque()
         self._arrived = asyncio.Event()
         self._dispatcher: asyncio.Task[None] | None = None
+        self._stopping = False
         self.predictor: Predictor | None = None
 
     def __repr__(self) -> str:
@@ -63,22 +70,27 @@ class Worker:
         self._metrics.ready.set(1)
 
     async def stop(self) -> None:
-        """Finish the request that runs, refuse the rest, and end the thread."""
+        """Finish the request that runs, fail those that wait or come later, and end the thread.
+
+        Cancelled meanwhile, it fails the request that runs as well.
+        """
         self._metrics.ready.set(0)
+        self._stopping = True
+        while self._waiting:
+            self._waiting.popleft().fail(_stopping())
+        self._arrived.set()
         if self._dispatcher:
-            self._dispatcher.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._dispatcher
-        for job in self._waiting:
-            job.future.cancel()
+            await self._dispatcher
         await asyncio.to_thread(self._thread.shutdown)
 
     async def predict(self, request: Request, *, timeout_s: float | None = None) -> Prediction:
         """Wait for the request's turn and its answer, for at most `timeout_s` seconds.
 
-        Raises NotReadyError, OverloadedError (the queue is full), DeadlineError, and what the
-        predictor raises. Cancel it when the client has left.
+        Raises NotReadyError, StoppingError, OverloadedError (the queue is full), DeadlineError, and
+        what the predictor raises. Cancel it when the client has left.
         """
+        if self._stopping:
+            raise _stopping()
         if self.predictor is None:
             raise NotReadyError("the model is still being loaded: try again in a second")
         if len(self._waiting) >= self._limit:
@@ -101,7 +113,7 @@ class Worker:
 
     async def _dispatch(self, predictor: Predictor) -> None:
         loop = asyncio.get_running_loop()
-        while True:
+        while not self._stopping:
             await self._arrived.wait()
             if not self._waiting:
                 self._arrived.clear()
@@ -111,11 +123,17 @@ class Worker:
             self._metrics.queue_wait.observe(began - job.admitted_at)
             try:
                 answer = await loop.run_in_executor(self._thread, predictor.predict, job.request)
+            except asyncio.CancelledError:
+                job.fail(_stopping())
+                raise
             except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to this request
-                if not job.future.done():
-                    job.future.set_exception(error)
+                job.fail(error)
             else:
                 seconds = time.perf_counter() - began
                 self._metrics.engine.labels(length_label(answer.window)).observe(seconds)
                 if not job.future.done():
                     job.future.set_result(answer)
+
+
+def _stopping() -> StoppingError:
+    return StoppingError("the server stops: try another one, or again in a second")

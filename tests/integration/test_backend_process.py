@@ -109,6 +109,22 @@ def test_requests_that_wait_for_clients_that_left_are_dropped(
     assert engine_runs(client) - before < 10
 
 
+def test_a_client_that_leaves_while_it_sends_is_counted_and_logs_no_error(
+    backend: Backend, client: httpx2.Client
+) -> None:
+    url = httpx2.URL(backend.event("listening")["url"])
+    message = write_request(Request(VECTORS[:500]))
+    with socket.create_connection((url.host, url.port or 0)) as connection:
+        connection.sendall(head_of(message) + message.body[:1000])
+    left = 'http_request_duration_seconds_count{method="POST",route="/v2/models/{name}/infer",'
+    limit = time.monotonic() + DEADLINE_S
+    while not metric(client, left + 'status="499"') and time.monotonic() < limit:
+        assert not [line for line in backend.log() if line["level"] == "error"]
+        time.sleep(0.02)
+    assert metric(client, 'backend_errors_total{kind="client_left"}')
+    assert not [line for line in backend.log() if line["level"] == "error"]
+
+
 def head_of(message: Message, more: str = "") -> bytes:
     return (
         f"POST /v2/models/lvm/infer HTTP/1.1\r\nhost: x\r\ncontent-length: {len(message.body)}\r\n"

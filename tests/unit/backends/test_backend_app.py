@@ -143,6 +143,12 @@ def test_every_error_is_one_sentence_in_json(
     assert words in answer.json()["error"]
 
 
+def test_an_answer_that_is_not_finite_is_a_500_that_says_so(client: TestClient) -> None:
+    answer = client.post(INFER, content=infer_json(CONTEXT * np.float32(1e38)))
+    assert answer.status_code == 500
+    assert "the engine failed: the model's answer is not finite" in answer.json()["error"]
+
+
 def test_a_deadline_that_passes_is_504(client: TestClient) -> None:
     headers = {"x-request-timeout-ms": "0.001"}
     answer = client.post(INFER, content=infer_json(CONTEXT), headers=headers)

@@ -44,9 +44,11 @@ def test_an_answer_names_what_computed_it() -> None:
     assert (answer.checkpoint, answer.bank) == (untrained().identity, "ba" * 32)
 
 
-def test_numbers_that_overflow_the_model_are_the_clients_error() -> None:
-    with pytest.raises(NotFiniteError, match="its numbers are too large"):
+def test_an_answer_that_is_not_finite_is_the_engines_failure_and_not_the_clients() -> None:
+    with pytest.raises(NotFiniteError, match=r"the engine failed.*is not finite") as error:
         predictor(10).predict(Request(CONTEXT * np.float32(1e38)))
+    assert error.value.status == 500
+    assert "though every number of the context is" in str(error.value)
 
 
 def test_its_facts_say_untrained_weights_in_so_many_words() -> None:

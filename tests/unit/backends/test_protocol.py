@@ -1,4 +1,5 @@
 import json
+import sys
 from typing import Any
 
 import numpy as np
@@ -143,6 +144,74 @@ def test_a_list_in_a_text_does_not_confuse_the_reading() -> None:
     assert read_predict(predict_body(id="[["), max_length=MAX).id == "[["
 
 
+ROW = b"[" + b",".join([b"0.5"] * 768) + b"]"
+NESTED_ROW = b"[[1,2]" + b",1" * 767 + b"]"
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        # readers differ in which of two equal names they take: none of the two is taken here
+        (b'{"context":[%b],"context":[%b]}' % (NESTED_ROW, ROW), "'context' more than once"),
+        (b'{"context":[%b],"context":5}' % NESTED_ROW, "'context' more than once"),
+        (b'{"context":[%b],"id":"a","id":"b"}' % ROW, "the body has the field 'id' more than once"),
+        (b'{"context":[%b]}' % NESTED_ROW, "context[0][0] must be a number, not a list"),
+        (b'{"context":[%b],"id":"[["}' % NESTED_ROW, "context[0][0] must be a number, not a list"),
+        (b'{"context":[[[],[1,2]%b]]}' % (b",1" * 766), "context[0][0] must be a number"),
+    ],
+)
+def test_what_two_readers_would_read_differently_is_refused(body: bytes, words: str) -> None:
+    assert words in refusal_of_predict(body)
+
+
+def test_a_field_that_is_there_twice_in_any_object_of_an_infer_body_is_refused() -> None:
+    body = infer_document(
+        top_parameters={"top_k": 3}, top_outputs=[{"name": "PREDICTION", "parameters": {}}]
+    )
+    for field, where in (
+        (b'"shape": [1, 1, 768]', "inputs[0]"),
+        (b'"data": 5', "inputs[0]"),
+        (b'"top_k": 3', "parameters"),
+        (b'"name": "PREDICTION"', "outputs[0]"),
+        (b'"inputs": []', "the request"),
+    ):
+        name = field.split(b":")[0]
+        assert body.count(name + b": ") >= 1
+        at = body.rindex(name)
+        twice = body[:at] + field + b", " + body[at:]
+        assert refusal_of_infer(twice).startswith(f"{where} has the field {name.decode()[1:-1]!r}")
+
+
+def steps(body: bytes, *, infer: bool) -> int:
+    """Count the calls that reading a good body takes."""
+    count = 0
+
+    def on_event(*_: object) -> None:
+        nonlocal count
+        count += 1
+
+    sys.setprofile(on_event)
+    try:
+        read_infer(body, None, max_length=50) if infer else read_predict(body, max_length=50)
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def test_no_ordinary_request_is_read_element_by_element() -> None:
+    vectors = context(50)
+    rows = vectors.tolist()
+    outputs = [{"name": name, "parameters": {"binary_data": True}} for name in OUTPUTS]
+    for nested in (False, True):
+        document = json.loads(infer_json(vectors, nested=nested))
+        for more in ({}, {"outputs": outputs}, {"outputs": outputs, "id": 'a["[\\[\\"['}):
+            body = json.dumps({**document, **more}).encode()
+            assert steps(body, infer=True) < vectors.size / 10, more
+    for text in ("[", 'a["[\\[\\"[', "]" * 200):
+        body = json.dumps({"context": rows, "id": text, "key": text}).encode()
+        assert steps(body, infer=False) < vectors.size / 10, text
+
+
 # --- /v2/models/lvm/infer -------------------------------------------------------------------------
 
 
@@ -243,6 +312,28 @@ def test_binary_sizes_that_disagree_are_refused() -> None:
     assert "positive multiple of 3072" in refusal_of_infer(b"", "0")
 
 
+@pytest.mark.parametrize(
+    "long", ["x" * 10**6, [0.5] * 10**5, [[[[[[["y"]]]]]]], {"z": "z" * 10**6}]
+)
+def test_no_error_repeats_more_than_a_line_of_what_was_sent(long: Any) -> None:
+    bodies = [
+        *(infer_document(**{name: long}) for name in ("name", "datatype", "shape", "data")),
+        infer_document(parameters={"binary_data_size": long}, data=[]),
+        infer_document(data=[], **{"x" * 10**6: 1}),
+        infer_document(top_id=long),
+        infer_document(top_outputs=[{"name": long}]),
+        infer_document(top_parameters={"top_k": long}),
+    ]
+    for body in bodies:
+        assert len(refusal_of_infer(body)) < 300
+    no_data = infer_document(parameters={"binary_data_size": long}).replace(b'"data"', b'"name_"')
+    assert len(refusal_of_infer(no_data)) < 300
+    size = json.loads(infer_document(parameters={"binary_data_size": long}))
+    del size["inputs"][0]["data"]
+    assert "binary_data_size is " in refusal_of_infer(json.dumps(size).encode())
+    assert len(refusal_of_infer(json.dumps(size).encode())) < 300
+
+
 def test_binary_floats_that_are_not_finite_are_refused_by_place() -> None:
     vectors = VECTORS.copy()
     vectors[2, 5] = np.inf
@@ -323,6 +414,12 @@ def broken_answer(**changes: Any) -> bytes:
         (broken_answer(parameters={"length": "many"}), "length"),
         (broken_answer(parameters={"window": [3]}), "window"),
         (broken_answer(parameters=3), "parameters must be an object"),
+        (broken_answer(parameters={"checkpoint": "a\r\nx-evil: 1"}), "the answer's checkpoint is"),
+        (broken_answer(parameters={"checkpoint": "\u20ac"}), "printable ASCII"),
+        (broken_answer(parameters={"bank": "b" * 129}), "at most 128 printable ASCII"),
+        (broken_answer(parameters={"bank": 7}), "the answer's bank is 7"),
+        (broken_answer(parameters={"bank": None}), "the answer's bank is None"),
+        (b'{"outputs": [], "outputs": []}', "the answer has the field 'outputs' more than once"),
     ],
 )
 def test_a_broken_answer_is_refused_in_words(body: bytes, words: str) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,17 @@ JSON = st.recursive(
     ),
     max_leaves=12,
 )
+# Written out, because a dict has no name twice.
+TWICE = st.recursive(
+    JSON.map(json.dumps),
+    lambda inner: (
+        st.lists(inner, max_size=4).map(lambda items: f"[{','.join(items)}]")
+        | st.lists(st.tuples(st.sampled_from(NAMES), inner), min_size=2, max_size=4).map(
+            lambda pairs: "{" + ",".join(f'"{name}":{value}' for name, value in pairs) + "}"
+        )
+    ),
+    max_leaves=6,
+)
 HEADERS = st.none() | st.integers(-5, 400).map(str) | st.text(max_size=5)
 FLOAT = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
@@ -67,6 +79,13 @@ def read_all(body: bytes, header: str | None) -> None:
     ):
         with contextlib.suppress(ProtocolError):
             read()
+
+
+def read_any(read: Callable[..., Any], body: bytes) -> Any:
+    """Let one reader read a body in JSON."""
+    if read is read_lookup:
+        return read(body)
+    return read(body, max_length=5) if read is read_predict else read(body, None, max_length=5)
 
 
 @RELAXED
@@ -107,6 +126,7 @@ def valid_bodies() -> list[tuple[bytes, str | None]]:
 
 
 VALID = valid_bodies()
+CONTEXT = vectors(2, 0.5, 1)
 
 
 @RELAXED
@@ -149,6 +169,84 @@ def test_a_valid_document_with_one_value_replaced_is_read_or_refused(
         target = target[key]
     target[key] = data.draw(JSON)
     read_all(json.dumps(document).encode(), None)
+
+
+@RELAXED
+@given(TWICE, HEADERS)
+def test_any_json_with_names_twice_is_read_or_refused(text: str, header: str | None) -> None:
+    read_all(text.encode(), header)
+
+
+@RELAXED
+@given(st.sampled_from(VALID), st.sampled_from(NAMES), TWICE | st.just("[[[1,2]]]"), st.data())
+def test_a_valid_body_with_a_field_put_in_front_of_any_object_is_read_or_refused(
+    valid: tuple[bytes, str | None], name: str, value: str, data: st.DataObject
+) -> None:
+    body, header = valid
+    opens = [at for at, byte in enumerate(body[: int(header or len(body))]) if byte == ord("{")]
+    at = data.draw(st.sampled_from(opens)) + 1
+    put = f'"{name}":{value},'.encode()
+    longer = body[:at] + put + body[at:]
+    read_all(longer, header and str(int(header) + len(put)))
+    document = json.loads(body[: int(header or len(body))])
+    if at == 1 and name in document:
+        for read in (read_predict, read_lookup, read_infer)[:: 1 if header is None else 9]:
+            with pytest.raises(ProtocolError):
+                read_any(read, longer)
+
+
+TEXTS = st.text('[]{}"\\,:a\u00e9', max_size=12)
+NESTS = (
+    lambda a, b: [[a], b],
+    lambda a, b: [a, [[b]]],
+    lambda a, b: [[], [a, b]],
+    lambda a, b: [[a, b], []],
+)
+
+
+@RELAXED
+@given(
+    st.sampled_from(["predict", "flat", "nested", "lookup"]),
+    st.none() | st.sampled_from(NESTS),
+    st.tuples(st.integers(0, 1), st.integers(0, 766)),
+    st.tuples(TEXTS, TEXTS, st.booleans()),
+    st.lists(st.sampled_from(OUTPUTS), unique=True),
+)
+def test_a_list_within_a_vector_is_refused_and_a_bracket_in_a_text_is_not(
+    form: str,
+    nest: Callable[[float, float], list[Any]] | None,
+    place: tuple[int, int],
+    texts: tuple[str, str, bool],
+    outputs: list[str],
+) -> None:
+    rows: list[list[Any]] = CONTEXT.tolist()
+    row, at = place[0] * (form != "lookup"), place[1]
+    if nest:
+        rows[row][at : at + 2] = nest(*rows[row][at : at + 2])
+    names = {"id": f"i{texts[0]}", "key": f"k{texts[1]}"}
+    tensor = {"name": "CONTEXT", "shape": [1, 2, 768], "datatype": "FP32"}
+    tensor["data"] = rows[0] + rows[1] if form == "flat" else [rows]
+    listed = [{"name": name, "parameters": {"binary_data": True}} for name in outputs]
+    parameters = {"key": names["key"], "more": [[names["id"]], {"[": [names["key"]]}]}
+    document: dict[str, Any] = {
+        "inputs": [tensor],
+        "id": names["id"],
+        "outputs": listed,
+        "parameters": parameters,
+    }
+    read: Callable[..., Any] = read_infer
+    if form == "predict":
+        document, read = {"context": rows, **names}, read_predict
+    elif form == "lookup":
+        document, read = {"vector": rows[0]}, read_lookup
+    body = json.dumps(document, ensure_ascii=texts[2]).encode()
+    if nest:
+        with pytest.raises(ProtocolError, match=r"must be a number, not a list"):
+            read_any(read, body)
+    else:
+        found = read_any(read, body)
+        vector = found if form == "lookup" else found.context
+        np.testing.assert_array_equal(vector, CONTEXT[0] if form == "lookup" else CONTEXT)
 
 
 @RELAXED

@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import threading
 from collections.abc import AsyncIterator
 
@@ -8,7 +9,13 @@ from backend_samples import bank, context
 from prometheus_client import CollectorRegistry
 
 from backends.engine.port import Capabilities
-from backends.errors import DeadlineError, NotFiniteError, NotReadyError, OverloadedError
+from backends.errors import (
+    DeadlineError,
+    NotFiniteError,
+    NotReadyError,
+    OverloadedError,
+    StoppingError,
+)
 from backends.metrics import Metrics, length_label
 from backends.predictor import Predictor
 from backends.protocol import Floats, Request
@@ -78,7 +85,8 @@ async def room() -> AsyncIterator[Room]:
     await room.worker.start(room.load)
     yield room
     room.engine.gate.set()
-    await room.worker.stop()
+    with contextlib.suppress(asyncio.CancelledError):  # a test may have cancelled a stop
+        await room.worker.stop()
 
 
 async def test_requests_run_one_at_a_time_in_the_order_they_came(room: Room) -> None:
@@ -147,6 +155,37 @@ async def test_before_the_model_is_loaded_a_request_is_told_to_try_again() -> No
     with pytest.raises(NotReadyError, match="still being loaded"):
         await worker.predict(request(1))
     await worker.stop()
+
+
+async def test_a_worker_that_stops_finishes_what_runs_and_fails_what_waits_or_comes_later(
+    room: Room,
+) -> None:
+    running = await room.occupy()
+    waiting = [room.ask(1), room.ask(2)]
+    await settle()
+    stopping = asyncio.create_task(room.worker.stop())
+    await settle()
+    late = room.ask(3)
+    for task in (*waiting, late):
+        with pytest.raises(StoppingError, match="the server stops") as error:
+            await asyncio.wait_for(task, 10)
+        assert error.value.status == 503
+    assert not running.done()
+    room.engine.gate.set()
+    await asyncio.wait_for(asyncio.gather(running, stopping), 10)
+    assert room.engine.seen == [0]
+
+
+async def test_a_stop_that_is_cancelled_fails_the_request_that_runs(room: Room) -> None:
+    running = await room.occupy()
+    stopping = asyncio.create_task(room.worker.stop())
+    await settle()
+    stopping.cancel()
+    with pytest.raises(StoppingError):
+        await asyncio.wait_for(running, 10)
+    room.engine.gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await stopping
 
 
 async def test_it_measures_waiting_running_and_readiness(room: Room) -> None:
