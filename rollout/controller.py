@@ -22,7 +22,6 @@ from rollout.machine import (
     Record,
     begin,
     live,
-    merge_tiers,
     next_event,
     step,
     tiers_after,
@@ -42,6 +41,7 @@ from rollout.store.port import (
     Stored,
 )
 from rollout.tally import CountsError, StageTally, tally
+from rollout.tiers import merge_tiers, table_changes
 
 CURRENT: Final = "current"
 ATTEMPTS: Final = 5
@@ -98,7 +98,10 @@ class Controller:
     # --- commands --------------------------------------------------------------------------------
 
     async def start(self, plan: Plan, order: Order) -> Result:
-        """Enter the first stage of `plan`. Raises IllegalTransition, CannotStart."""
+        """Enter the first stage of `plan`. Raises IllegalTransition, CannotStart.
+
+        Inactive tiers that the settings add, change or drop are named in the answer's message.
+        """
 
         async def decide(stored: Stored) -> Decision:
             held = stored.record
@@ -107,14 +110,18 @@ class Controller:
                     f"start is illegal: {held.id} is {held.state} in its stage "
                     f"{held.stage.name!r}, and one rollout runs at a time"
                 )
+            held_tiers = stored.snapshot.tiers if stored.snapshot else ()
+            tiers = merge_tiers(self._tiers, held_tiers)
             record = begin(
                 plan,
-                self._table(stored),
+                tiers,
                 id_=f"{plan.name}-{self._new_token()[:8]}",
                 salt=self._new_token(),
                 now=stored.now,
             )
-            return Decision(None, record, f"{record.id} entered {_stage(record)}")
+            changes = table_changes(held_tiers, tiers) if held_tiers else ()
+            told = f"; the tier table changes: {', '.join(changes)}" if changes else ""
+            return Decision(None, record, f"{record.id} entered {_stage(record)}{told}")
 
         return await self._carry_out("start", plan.model_dump_json(), order, decide)
 
@@ -205,8 +212,12 @@ class Controller:
         told: str,
         attempts: int,
     ) -> Result:
+        meant = rollout
+
         async def decide(stored: Stored) -> Decision:
-            record = _held(stored, rollout)
+            nonlocal meant
+            record = _held(stored, meant)
+            meant = record.id  # `current` is who it was at first: never the next one, tried again
             after = step(record, event, stored.now)
             return Decision(record, after, f"{record.id} {told} {_stage(after)}")
 
@@ -221,11 +232,10 @@ class Controller:
         attempts: int = 1,
     ) -> Result:
         key = order.idempotency_key or self._new_token()
-        asked = f"{command} {subject}"
         for left in reversed(range(attempts)):
             stored = await self._store.load(key)
             if stored.outcome is not None:
-                return _repeated(stored.outcome, asked)
+                return _repeated(stored.outcome, command, subject)
             if order.expected_version and order.expected != stored.position:
                 raise _conflict(order, stored.position)
             decision = await decide(stored)
@@ -233,6 +243,7 @@ class Controller:
             result = _result(command, decision, snapshot)
             if order.dry_run:
                 return result.model_copy(update={"outcome": "dry_run"})
+            kept = Kept(asked=_asked(command, subject, result), result=result)
             change = Change(
                 expected=stored.position,
                 deadline_ms=stored.deadline_ms,
@@ -240,13 +251,13 @@ class Controller:
                 record=decision.after,
                 entry=_entry(command, order, decision, snapshot),
                 idempotency_key=key,
-                outcome=Kept(asked=asked, result=result).model_dump_json(),
+                outcome=kept.model_dump_json(),
             )
             match await self._store.commit(change):
                 case Applied():
                     return result
                 case Repeated(outcome):
-                    return _repeated(outcome, asked)
+                    return _repeated(outcome, command, subject)
                 case Late():
                     raise TooLate(f"{command} reached the store after its deadline: {UNCHANGED}")
                 case Moved(current) if order.expected_version or not left:
@@ -264,10 +275,6 @@ class Controller:
         visit = record.visits[-1]
         elapsed_s = (visit.left_at or now) - visit.entered_at
         return figures, judge(stage, figures, record.plan, elapsed_s)
-
-    def _table(self, stored: Stored) -> tuple[Tier, ...]:
-        held = stored.snapshot.tiers if stored.snapshot else ()
-        return merge_tiers(self._tiers, held)
 
 
 # --- the words of a transition -------------------------------------------------------------------
@@ -326,10 +333,15 @@ def _entry(command: Verb, order: Order, decision: Decision, snapshot: Snapshot) 
     )
 
 
-def _repeated(outcome: str, asked: str) -> Result:
+def _asked(command: Verb, subject: str, result: Result) -> str:
+    """Say what was asked in one way: `current` is the id of the rollout that the command met."""
+    return f"{command} {result.rollout if subject == CURRENT else subject}"
+
+
+def _repeated(outcome: str, command: Verb, subject: str) -> Result:
     """Hand out the first outcome again. Raises Conflict when the key was another command's."""
     kept = Kept.model_validate_json(outcome)
-    if kept.asked != asked:
+    if kept.asked != _asked(command, subject, kept.result):
         raise Conflict(
             f"this idempotency key was used for another command ({kept.result.command} of "
             f"{kept.result.rollout}): {UNCHANGED}; draw a new key for each command"

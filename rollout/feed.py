@@ -7,20 +7,34 @@ handle: go on with the last snapshot, keep the batch, try again. Sending a batch
 is counted once by its `(boot, sequence)`.
 """
 
+from collections import Counter as Multiset
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import ClassVar, Final, cast
 
 import orjson
-from pydantic import ValidationError
 from redis.exceptions import RedisError
 
 from rollout.errors import RolloutError
-from rollout.snapshot import HITS, Batch, Heartbeat, Keys, LabelOutcome, Pending, Snapshot
+from rollout.snapshot import (
+    ALL_MINUTES,
+    HITS,
+    Batch,
+    Cell,
+    Heartbeat,
+    Keys,
+    LabelOutcome,
+    Pending,
+    Snapshot,
+)
 from rollout.store.connection import connect, script
 
 SEQUENCE_TTL_S: Final = 86_400
 KEPT_SAMPLES: Final = 1000
+MINUTE_TTL_S: Final = 7200
+"""How long a minute is kept after its last count."""
+SILENT_S: Final = 3600
+"""After how long without a heartbeat a gateway is forgotten."""
 _IDLE_S: Final = 1.0
 
 
@@ -41,6 +55,8 @@ class Feed:
         self._redis = connect(url, timeout_s=timeout_s)
         self._flush = script("flush")
         self._label = script("label")
+        self._greet = script("greet")
+        self._boot: str | None = None
 
     async def snapshot(self) -> Snapshot | None:
         """Read the snapshot; None when the store holds none."""
@@ -77,22 +93,37 @@ class Feed:
         return bool(counted)
 
     async def beat(self, heartbeat: Heartbeat) -> None:
-        """Say that this gateway lives, and which version it applied."""
+        """Say that this gateway lives, and which version it applied.
+
+        The first heartbeat of a boot also takes away those of gateways that fell silent: each start
+        adds one, so each start cleans up.
+        """
+        boot, stored = heartbeat.boot, heartbeat.model_dump_json()
         with _translated():
-            stored = heartbeat.model_dump_json()
-            await self._redis.hset(self._keys.gateways, heartbeat.boot, stored)
+            if boot == self._boot:
+                await self._redis.hset(self._keys.gateways, boot, stored)
+            else:
+                arguments = (boot, stored, SILENT_S)
+                await self._redis.eval(self._greet, 1, self._keys.gateways, *arguments)
+        self._boot = boot
 
     async def label(self, request_id: str, target_id: int) -> LabelOutcome:
         """Take in the truth of a request: the first counts, for every arm that answered."""
         key = self._keys.pending(request_id)
         with _translated():
-            outcome = await self._redis.eval(self._label, 1, key, str(target_id), *HITS)
+            arguments = (str(target_id), MINUTE_TTL_S, *HITS)
+            outcome = await self._redis.eval(self._label, 1, key, *arguments)
         return cast("LabelOutcome", outcome)
 
     async def close(self) -> None:
-        """Give the connections back."""
-        with _translated():
-            await self._redis.aclose()
+        """Take this gateway's heartbeat away and give the connections back."""
+        try:
+            if self._boot is not None:
+                with _translated():
+                    await self._redis.hdel(self._keys.gateways, self._boot)
+        finally:
+            with _translated():
+                await self._redis.aclose()
 
 
 def _flush_arguments(batch: Batch, keys: Keys) -> tuple[list[str], list[str | int]]:
@@ -102,12 +133,13 @@ def _flush_arguments(batch: Batch, keys: Keys) -> tuple[list[str], list[str | in
     def place(key: str) -> int:
         return places.setdefault(key, len(places) + 1)
 
-    counts = [
-        (place(keys.counts(cell.rollout, cell.evidence_epoch, cell.stage)), field, by)
-        for cell, counters in batch.counts.items()
-        for counter, by in counters.items()
-        for field in [f"{cell.minute}|{cell.stratum}|{counter}"]
-    ]
+    totals: Multiset[tuple[int, str]] = Multiset()
+    minutes: list[tuple[int, str, int]] = []
+    for cell, counters in batch.counts.items():
+        total, minute = (place(key) for key in _count_keys(cell, keys))
+        for counter, by in counters.items():
+            totals[total, f"{ALL_MINUTES}|{cell.stratum}|{counter}"] += by
+            minutes.append((minute, f"{cell.minute}|{cell.stratum}|{counter}", by))
     samples = [
         (place(keys.samples(sample.rollout)), sample.model_dump_json()) for sample in batch.samples
     ]
@@ -115,12 +147,19 @@ def _flush_arguments(batch: Batch, keys: Keys) -> tuple[list[str], list[str | in
         (place(keys.pending(one.request_id)), _stored(one, keys), int(one.label_window_s * 1000))
         for one in batch.pending
     ]
-    arguments: list[str | int] = [batch.sequence, SEQUENCE_TTL_S, KEPT_SAMPLES]
-    for items in (counts, samples, pending):
+    arguments: list[str | int] = [batch.sequence, SEQUENCE_TTL_S, KEPT_SAMPLES, MINUTE_TTL_S]
+    flat = [(where, field, by) for (where, field), by in totals.items()]
+    for items in (flat, minutes, samples, pending):
         arguments.append(len(items))
         for item in items:
             arguments.extend(item)
     return list(places), arguments
+
+
+def _count_keys(cell: Cell, keys: Keys) -> tuple[str, str]:
+    """Name the two hashes that a count is added in: the stage's totals, and the minute."""
+    stage = (cell.rollout, cell.evidence_epoch, cell.stage)
+    return keys.counts(*stage), keys.minute(*stage, cell.minute)
 
 
 def _stored(pending: Pending, keys: Keys) -> str:
@@ -128,10 +167,11 @@ def _stored(pending: Pending, keys: Keys) -> str:
     cell = pending.cell
     if cell is None:
         return "{}"
+    totals, minute = _count_keys(cell, keys)
     return orjson.dumps(
         {
-            "counts": keys.counts(cell.rollout, cell.evidence_epoch, cell.stage),
-            "cell": f"{cell.minute}|{cell.stratum}",
+            "totals": {"key": totals, "cell": f"{ALL_MINUTES}|{cell.stratum}"},
+            "minute": {"key": minute, "cell": f"{cell.minute}|{cell.stratum}"},
             "assigned": pending.assigned,
             "top": {role: [str(id_) for id_ in ids] for role, ids in pending.top.items()},
         }
@@ -141,14 +181,14 @@ def _stored(pending: Pending, keys: Keys) -> str:
 def _read_snapshot(stored: str | bytes) -> Snapshot:
     try:
         return Snapshot.model_validate_json(stored)
-    except ValidationError as error:
+    except ValueError as error:  # pydantic's ValidationError is one
         raise FeedUnavailable(f"the store's snapshot cannot be read: {error}") from None
 
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Turn every way in which Redis can fail into FeedUnavailable."""
+    """Turn every way in which Redis can fail into FeedUnavailable: also bytes that are no text."""
     try:
         yield
-    except (RedisError, OSError, TimeoutError) as error:
+    except (RedisError, OSError, TimeoutError, UnicodeDecodeError) as error:
         raise FeedUnavailable(f"Redis: {type(error).__name__}: {error}") from error

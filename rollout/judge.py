@@ -106,28 +106,32 @@ def _duration(stage: Stage, elapsed_s: float) -> Check:
         kind="PASS" if enough else "INCONCLUSIVE",
         observed=spent,
         required=f"at least {need}",
-        reason=f"{spent} of {need} in the stage {stage.name}",
+        reason=_progress(spent, need, f"in the stage {stage.name}", enough=enough),
     )
 
 
 def _requests(stage: Stage, tally: StageTally) -> Check:
     need = max(1, stage.min_requests)  # no data never passes, whatever the plan asks for
+    enough = tally.requests >= need
     return Check(
         name="minimum requests",
-        kind="PASS" if tally.requests >= need else "INCONCLUSIVE",
+        kind="PASS" if enough else "INCONCLUSIVE",
         observed=f"{tally.requests}",
         required=f"at least {need}",
-        reason=f"{tally.requests} of {need} requests in scope",
+        reason=_progress(tally.requests, need, "requests in scope", enough=enough),
     )
 
 
 def _pairs(stage: Stage, tally: StageTally) -> Check:
+    enough = tally.pairs >= stage.min_pairs
     return Check(
         name="minimum pairs",
-        kind="PASS" if tally.pairs >= stage.min_pairs else "INCONCLUSIVE",
+        kind="PASS" if enough else "INCONCLUSIVE",
         observed=f"{tally.pairs}",
         required=f"at least {stage.min_pairs}",
-        reason=f"{tally.pairs} of {stage.min_pairs} requests that both arms answered",
+        reason=_progress(
+            tally.pairs, stage.min_pairs, "requests that both arms answered", enough=enough
+        ),
     )
 
 
@@ -164,12 +168,13 @@ def _errors(stage: Stage, tally: StageTally, plan: Plan) -> Check:
         kind, reason = "INCONCLUSIVE", "the candidate has not been tried yet"
     elif ln_e >= LN_E_BREACH:
         kind = "FAIL"
-        reason = f"{found}, more than {_share(limit)} by an e-value of {_e_value(ln_e)} (100 fails)"
+        proof = f"an e-value of {_e_value(ln_e)} (100 or more is a FAIL)"
+        reason = f"{found}, more than {_share(limit)} with {proof}"
     elif observed > limit:
         kind = "INCONCLUSIVE"
         reason = (
             f"{found}: {_share(observed)} is above {_share(limit)}, "
-            f"but an e-value of {_e_value(ln_e)} is no proof (100 fails)"
+            f"but an e-value of {_e_value(ln_e)} is no proof (100 or more would be)"
         )
     else:
         kind = "PASS"
@@ -198,6 +203,11 @@ def _ratio(stage: Stage, tally: StageTally) -> Check:
         required=f"{_share(stage.weight)}, e-value below 1000",
         reason=f"{found}, {_share(stage.weight)} intended: e-value {_e_value(ln_e)}",
     )
+
+
+def _progress(found: object, need: object, what: str, *, enough: bool) -> str:
+    """Say how far it is, or that it is far enough: `12 of 40 pairs`, `56 pairs (20 needed)`."""
+    return f"{found} {what} ({need} needed)" if enough else f"{found} of {need} {what}"
 
 
 def _ln_e_breach(failed: int, fine: int, limit: float) -> float:

@@ -17,6 +17,7 @@ from rollout.errors import RolloutError
 from rollout.judge import Verdict
 from rollout.plan import Plan, Stage
 from rollout.snapshot import Arm, Frozen, Live, Tier
+from rollout.tiers import check_scope, incumbent_of
 
 State = Literal["running", "paused", "succeeded", "aborted"]
 Event = Literal["start", "advance", "finish", "pause", "resume", "abort"]
@@ -103,17 +104,13 @@ class IllegalTransition(RolloutError):  # noqa: N818 - the name says what was tr
     status: ClassVar[int] = 409
 
 
-class CannotStart(RolloutError):  # noqa: N818 - the name is the sentence
-    """A plan that the present tier table cannot carry out. Nothing was changed."""
-
-    status: ClassVar[int] = 409
-
-
 # --- the life ------------------------------------------------------------------------------------
 
 
 def begin(plan: Plan, tiers: tuple[Tier, ...], *, id_: str, salt: str, now: float) -> Record:
     """Enter the first stage of `plan`. Raises CannotStart when the table does not allow it."""
+    incumbent = incumbent_of(plan.candidate, tiers)
+    check_scope(plan.scope, plan.candidate, incumbent, tiers)
     return Record(
         id=id_,
         plan=plan,
@@ -121,27 +118,11 @@ def begin(plan: Plan, tiers: tuple[Tier, ...], *, id_: str, salt: str, now: floa
         stage_index=0,
         evidence_epoch=1,
         salt=salt,
-        incumbent=incumbent_of(plan.candidate, tiers),
+        incumbent=incumbent,
         started_at=now,
         visits=(Visit(stage=plan.stages[0].name, entered_at=now),),
         tiers_before=tiers,
     )
-
-
-def incumbent_of(candidate: str, tiers: tuple[Tier, ...]) -> str:
-    """Name the active tier below the candidate. Raises CannotStart where there is none."""
-    arms = [tier.arm for tier in tiers]
-    if candidate not in arms:
-        raise CannotStart(
-            f"the candidate {candidate!r} is no tier: the table has {', '.join(arms)}"
-        )
-    place = arms.index(candidate)
-    if tiers[place].active:
-        raise CannotStart(f"the candidate {candidate!r} is active already: nothing to roll out")
-    below = [tier.arm for tier in tiers[:place] if tier.active]
-    if not below:
-        raise CannotStart(f"no active tier below {candidate!r} could be its incumbent")
-    return below[-1]
 
 
 def step(record: Record, event: Event, now: float, *, verdict: Verdict | None = None) -> Record:
@@ -221,18 +202,6 @@ def tiers_after(record: Record) -> tuple[Tier, ...]:
         tier.model_copy(update={"active": tier.arm == candidate or (tier.active and not alone)})
         for tier in record.tiers_before
     )
-
-
-def merge_tiers(settings: tuple[Tier, ...], stored: tuple[Tier, ...]) -> tuple[Tier, ...]:
-    """Take the tiers from the settings, and which of them are active from the stored table.
-
-    The outcome of earlier rollouts wins over the settings; a tier that is new in them joins.
-    """
-    active = {tier.arm: tier.active for tier in stored}
-    merged = tuple(
-        tier.model_copy(update={"active": active.get(tier.arm, tier.active)}) for tier in settings
-    )
-    return merged if any(tier.active for tier in merged) else settings
 
 
 def mermaid() -> str:

@@ -89,7 +89,10 @@ def wilson(successes: int, n: int, z: float = _Z95) -> tuple[float, float] | Non
     share, weight = successes / n, z * z / n
     centre = (share + weight / 2) / (1 + weight)
     half = z * math.sqrt(share * (1 - share) / n + weight / (4 * n)) / (1 + weight)
-    return 100 * max(0.0, centre - half), 100 * min(1.0, centre + half)
+    # at the ends the interval is exact: rounding must not leave 1e-16 where 0 is meant
+    low = 0.0 if successes == 0 else max(0.0, centre - half)
+    high = 1.0 if successes == n else min(1.0, centre + half)
+    return 100 * low, 100 * high
 
 
 # --- one stage -----------------------------------------------------------------------------------

@@ -9,6 +9,11 @@ epoch only when a store lost its memory. A gateway never goes back to a lower pa
 Counters are integers with names from a closed set (`Counter`), so that replicas merge by addition,
 in any order. A counter's name may carry a bin: `latency.candidate.231`. Bins are described beside
 their functions: `latency_bin` (logarithmic, 1 % relative error) and `share_bin` (linear).
+
+Every count is added in two places: in its stage's totals, which last and whose size is bounded by
+the closed set of names; and in its minute, which is forgotten after two hours. Totals are complete
+at every moment, whenever a count comes in, so a reader of a stage reads them alone, and nothing
+has to be folded. Whoever wants the totals without the newest minutes subtracts those.
 """
 
 import math
@@ -198,6 +203,8 @@ LabelOutcome = Literal["counted", "outside", "repeat", "contradiction", "unknown
 
 # --- counters ------------------------------------------------------------------------------------
 
+ALL_MINUTES: Final = "-"
+"""Stands for the minute in the fields of a stage's totals."""
 RELATIVE_ERROR: Final = 0.01
 _GAMMA: Final = (1 + RELATIVE_ERROR) / (1 - RELATIVE_ERROR)
 SHARE_BINS: Final = 100
@@ -221,7 +228,7 @@ class Counter:
 
     @staticmethod
     def error(role: Role, kind: str) -> str:
-        """Failed attempts of the assigned arm, by kind (timeout, connection, status, invalid)."""
+        """Failures of the assigned arm, by kind (timeout, connection, status, invalid, refused)."""
         return f"error.{role}.{kind}"
 
     @staticmethod
@@ -241,7 +248,7 @@ class Counter:
 
     @staticmethod
     def mirror_dropped(why: str) -> str:
-        """Mirrors that were intended but not compared (full, timeout, error, bytes)."""
+        """Mirrors that were intended but not compared (full, bytes, timeout, error, refused)."""
         return f"mirror.dropped.{why}"
 
     @staticmethod
@@ -323,15 +330,20 @@ class Keys:
         self.changed = f"{self.prefix}changed"
         """Channel: the new snapshot's JSON, on every transition."""
         self.gateways = f"{self.prefix}gateways"
-        """Hash: boot -> Heartbeat as JSON."""
+        """Hash: boot -> Heartbeat as JSON. A gateway that ends takes its own away; one that starts
+        takes away those that fell silent."""
 
     def idempotency(self, key: str) -> str:
         """Name a string, with a TTL: the outcome of the command that carried this key."""
         return f"{self.prefix}idempotency:{key}"
 
     def counts(self, rollout: str, evidence_epoch: int, stage: str) -> str:
-        """Name a hash: `minute|stratum|counter` -> integer."""
+        """Name a hash, a stage's totals over all minutes: `-|stratum|counter` -> integer."""
         return f"{self.prefix}counts:{rollout}:{evidence_epoch}:{stage}"
+
+    def minute(self, rollout: str, evidence_epoch: int, stage: str, minute: int) -> str:
+        """Name a hash, with a TTL: the part of one minute, `minute|stratum|counter` -> integer."""
+        return f"{self.counts(rollout, evidence_epoch, stage)}:{minute}"
 
     def samples(self, rollout: str) -> str:
         """Name a capped stream of Sample."""

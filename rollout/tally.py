@@ -1,10 +1,11 @@
 """Integer counts in, the figures of one stage out. Pure.
 
-Gateways add integers under `minute|stratum|counter` (rollout.snapshot.Counter names the counters).
-Reading is two steps. `read` checks every field against the closed set of names and adds up the
-minutes, which leaves counters by stratum: a `Counts`. Two of them add, in any order, to the
-`Counts` of the hashes added up, so replicas, minutes and flushes never matter. `summarise` then
-computes shares, rates and quantiles; it is the only step that cannot be undone. `tally` is both.
+Gateways add integers under `minute|stratum|counter` (rollout.snapshot.Counter names the counters);
+a stage's totals have `-` for the minute. Reading is two steps. `read` checks every field against
+the closed set of names and adds up the minutes, which leaves counters by stratum: a `Counts`. Two
+of them add, in any order, to the `Counts` of the hashes added up, so replicas, minutes and flushes
+never matter. `summarise` then computes shares, rates and quantiles; it is the only step that cannot
+be undone. `tally` is both.
 
 What was never counted is None, not 0: no data is an outcome of its own.
 
@@ -24,6 +25,7 @@ from typing import Final
 from rollout.errors import RolloutError
 from rollout.plan import Stage
 from rollout.snapshot import (
+    ALL_MINUTES,
     HITS,
     SHARE_BINS,
     STRATUM_BORDERS,
@@ -171,8 +173,10 @@ class Counts:
 
 
 def tally(stage: Stage, counts: Mapping[str, int]) -> StageTally:
-    """Compute a stage's figures from its raw hash, field `minute|stratum|counter`.
+    """Compute a stage's figures from its raw totals, or from any minutes of it.
 
+    The field is `minute|stratum|counter`, with `-` for the minute in totals. All fields are added
+    up, so give totals or minutes, not both.
     Raises CountsError on a field, a counter or a value that is not of the closed set.
     """
     return summarise(stage, read(counts))
@@ -242,7 +246,7 @@ def quantile(bins: Mapping[int, int], q: float) -> int | None:
 def _split(field: str) -> tuple[str, str]:
     """Take `minute|stratum|counter` apart into stratum and counter."""
     parts = field.split("|")
-    if len(parts) != 3 or not parts[0].isdecimal():  # noqa: PLR2004 - minute|stratum|counter
+    if len(parts) != 3 or not (parts[0] == ALL_MINUTES or parts[0].isdecimal()):  # noqa: PLR2004 - minute|stratum|counter
         raise CountsError(f"the count {field!r} has no name of the form minute|stratum|counter")
     _, name, counter = parts
     if name not in STRATA:

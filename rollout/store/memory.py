@@ -1,14 +1,15 @@
 """The store in this process: the same four verbs, for tests and simulations under any clock.
 
-It ships beside the real one and passes the same tests. Nothing survives the process, and nothing
-is shared with another: a controller that serves people uses `RedisStore`.
+It ships beside the real one and passes the same tests. It keeps a stage's totals and no minutes.
+Nothing survives the process, and nothing is shared with another: a controller that serves people
+uses `RedisStore`.
 """
 
 from collections import Counter
 from collections.abc import Callable, Sequence
 
 from rollout.machine import AuditEntry, Record
-from rollout.snapshot import Batch, Heartbeat, Sample, Snapshot
+from rollout.snapshot import ALL_MINUTES, Batch, Heartbeat, Sample, Snapshot
 from rollout.store.port import (
     Applied,
     Change,
@@ -89,7 +90,8 @@ class MemoryStore:
             held = self._counts.setdefault(
                 (cell.rollout, cell.evidence_epoch, cell.stage), Counter()
             )
-            held.update({f"{cell.minute}|{cell.stratum}|{name}": n for name, n in counters.items()})
+            totals = f"{ALL_MINUTES}|{cell.stratum}"
+            held.update({f"{totals}|{name}": n for name, n in counters.items()})
         self._samples.extend(batch.samples)
         return True
 

@@ -79,7 +79,7 @@ Outcome = Applied | Repeated | Moved | Late
 
 @dataclass(frozen=True, slots=True)
 class Observations:
-    """What gateways reported: the raw hash of counts by stage, and the newest samples first."""
+    """What gateways reported: the raw totals by stage (`Keys.counts`), the newest samples first."""
 
     counts: Mapping[str, Mapping[str, int]]
     samples: tuple[Sample, ...] = ()

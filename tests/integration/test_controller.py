@@ -1,6 +1,7 @@
 """The controller: over the store in memory under a fake clock, and over a real Valkey."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from itertools import count
 
 import pytest
@@ -8,13 +9,14 @@ import pytest
 from rollout.controller import Controller
 from rollout.errors import Conflict, NoRollout, RolloutError, StoreUnavailable, TooLate
 from rollout.feed import Feed
-from rollout.machine import CannotStart, IllegalTransition
+from rollout.machine import IllegalTransition
 from rollout.orders import Order, Refused, Result
 from rollout.plan import DEFAULT_PLAN
-from rollout.snapshot import DEFAULT_TIERS, Batch, Cell, Counter, Position
+from rollout.snapshot import DEFAULT_TIERS, Batch, Cell, Counter, Position, Tier
 from rollout.store.memory import MemoryStore
 from rollout.store.port import Change, Moved, Outcome, Stored
 from rollout.store.redis import RedisStore
+from rollout.tiers import CannotStart
 
 WEEK = 7 * 86_400.0
 ORDER = Order(actor="ann", reason="a test")
@@ -203,6 +205,65 @@ async def test_an_abort_tries_again_over_a_conflict_and_an_advance_does_not() ->
         await controller.advance("current", ORDER)
     store.others = 2
     assert (await controller.abort("current", ORDER)).state == "aborted"
+
+
+class Overtaken(MemoryStore):
+    """A store in which somebody else ends the rollout and starts the next, just before an abort."""
+
+    meanwhile: Callable[[], Awaitable[object]] | None = None
+
+    async def commit(self, change: Change) -> Outcome:
+        """Let the other go first, once."""
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile:
+            await meanwhile()
+        return await super().commit(change)
+
+
+async def test_an_abort_that_tries_again_never_meets_the_next_rollout() -> None:
+    store = Overtaken(lambda: 1000.0)
+    controller = Controller(store, DEFAULT_TIERS)
+    first = await controller.start(QUICK, ORDER)
+    following: list[str] = []
+
+    async def meanwhile() -> None:
+        await controller.abort(first.rollout, ORDER)
+        following.append((await controller.start(QUICK, ORDER)).rollout)
+
+    store.meanwhile = meanwhile
+    with pytest.raises(NoRollout, match=f"no rollout '{first.rollout}'"):
+        await controller.abort("current", ORDER)
+    record = (await store.load()).record
+    assert record is not None
+    assert (record.id, record.state) == (following[0], "running")
+
+
+async def test_a_rollout_by_its_id_and_as_the_current_one_is_the_same_command(
+    world: World,
+) -> None:
+    started = await world.controller.start(QUICK, ORDER)
+    for key, names in (("a", ("current", started.rollout)), ("b", (started.rollout, "current"))):
+        keyed = ORDER.model_copy(update={"idempotency_key": key})
+        done = [await world.controller.pause(name, keyed) for name in names]
+        assert [one.outcome for one in done] == ["applied", "repeated"]
+        with pytest.raises(Conflict, match="used for another command"):
+            await world.controller.pause("another", keyed)
+        with pytest.raises(Conflict, match="used for another command"):
+            await world.controller.start(QUICK, keyed)
+        await world.controller.resume("current", ORDER)
+
+
+async def test_a_start_under_other_settings_changes_nothing_of_what_serves(world: World) -> None:
+    await world.controller.start(QUICK, ORDER)
+    await world.controller.abort("current", ORDER)
+    before = (await world.store.load()).snapshot
+    longer = (DEFAULT_TIERS[0].model_copy(update={"max_length": 150}), *DEFAULT_TIERS[1:])
+    with pytest.raises(CannotStart, match="phase1 up to 100 serves now"):
+        await Controller(world.store, longer).start(QUICK, ORDER)
+    assert (await world.store.load()).snapshot == before
+    joined = (*DEFAULT_TIERS, Tier(arm="phase3", max_length=900, active=False))
+    started = await Controller(world.store, joined).start(QUICK, ORDER)
+    assert started.message.endswith("; the tier table changes: phase3 joins, up to 900")
 
 
 async def test_an_abort_with_an_expected_version_is_not_tried_again() -> None:

@@ -3,20 +3,46 @@
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from redis import Redis
 
-from rollout.feed import Feed, FeedUnavailable
+from rollout.feed import MINUTE_TTL_S, SILENT_S, Feed, FeedUnavailable
 from rollout.machine import begin, live
 from rollout.plan import DEFAULT_PLAN
-from rollout.snapshot import DEFAULT_TIERS, Batch, Cell, Heartbeat, Keys, Pending, Role, Snapshot
+from rollout.snapshot import (
+    DEFAULT_TIERS,
+    Batch,
+    Cell,
+    Heartbeat,
+    Keys,
+    Pending,
+    Role,
+    Sample,
+    Snapshot,
+)
 
 KEYS = Keys()
 CELL = Cell("r1", 1, "ab-25", 10, "101-200")
+TOTALS = KEYS.counts("r1", 1, "ab-25")
+MINUTE = KEYS.minute("r1", 1, "ab-25", 10)
 HUGE = 2**63 - 1
+
+SAMPLE = Sample(
+    request_id="q1",
+    rollout="r1",
+    stage="ab-25",
+    at=1.0,
+    length=150,
+    cosine=0.9,
+    overlap10=0.8,
+    rbo=0.7,
+    latency_ms={"incumbent": 1.0, "candidate": 2.0},
+    top={"incumbent": (1,), "candidate": (2,)},
+)
 
 
 @pytest.fixture
@@ -43,10 +69,12 @@ def pending(assigned: Role = "candidate", **top: tuple[int, ...]) -> Pending:
 
 
 async def counts(redis: Redis, feed: Feed, one: Pending, target: int) -> dict[str, str]:
+    """Label one request; return what it added to the totals, and see its minute be the same."""
     await feed.flush(Batch("b", 1, {}, pending=(one,)))
     assert await feed.label("q1", target) == "counted"
-    found = redis.hgetall(KEYS.counts("r1", 1, "ab-25"))
-    return {str(field).removeprefix("10|101-200|"): str(by) for field, by in found.items()}
+    found, minute = redis.hgetall(TOTALS), redis.hgetall(MINUTE)
+    assert minute == {str(field).replace("-|", "10|", 1): by for field, by in found.items()}
+    return {str(field).removeprefix("-|101-200|"): str(by) for field, by in found.items()}
 
 
 async def test_an_empty_store_has_no_snapshot(feed: Feed) -> None:
@@ -77,6 +105,28 @@ async def test_a_snapshot_that_cannot_be_read_is_no_snapshot(feed: Feed, redis: 
         await feed.snapshot()
 
 
+@pytest.mark.parametrize("stored", [b"\xff\xfe", b"", b"\x00", b'"\\ud800"', b"[]"])
+async def test_no_bytes_in_the_store_are_worse_than_unavailable(
+    feed: Feed, redis: Redis, stored: bytes
+) -> None:
+    redis.set(KEYS.snapshot, stored)
+    with pytest.raises(FeedUnavailable):
+        await feed.snapshot()
+    with pytest.raises(FeedUnavailable):
+        await anext(feed.changes())
+    redis.set(KEYS.snapshot, snapshot(1).model_dump_json())
+    assert await feed.snapshot() == snapshot(1)
+
+
+async def test_a_push_that_is_no_text_ends_the_changes(feed: Feed, redis: Redis) -> None:
+    changes = feed.changes()
+    redis.set(KEYS.snapshot, snapshot(1).model_dump_json())
+    await anext(changes)
+    redis.publish(KEYS.changed, b"\xff")
+    with pytest.raises(FeedUnavailable):
+        await anext(changes)
+
+
 async def test_a_batch_counts_once_however_often_and_late_it_is_sent(
     feed: Feed, redis: Redis
 ) -> None:
@@ -85,13 +135,84 @@ async def test_a_batch_counts_once_however_often_and_late_it_is_sent(
     assert sorted(sent) == [False] * 9 + [True]
     assert [await feed.flush(batch) for batch in (second, first, second)] == [True, False, False]
     assert await feed.flush(Batch("another boot", 1, {CELL: {"assigned.candidate": 10}}))
-    assert redis.hgetall(KEYS.counts("r1", 1, "ab-25")) == {"10|101-200|assigned.candidate": "13"}
+    assert redis.hgetall(TOTALS) == {"-|101-200|assigned.candidate": "13"}
+    assert redis.hgetall(MINUTE) == {"10|101-200|assigned.candidate": "13"}
+
+
+async def test_minutes_are_forgotten_and_totals_are_not(feed: Feed, redis: Redis) -> None:
+    counts = {"assigned.candidate": 2}
+    cells = {CELL: counts, CELL._replace(minute=11): counts, CELL._replace(stratum=">500"): counts}
+    await feed.flush(Batch("b", 1, cells, pending=(pending(candidate=(3,)),)))
+    for minute in (10, 11):
+        assert 0 < int(str(redis.ttl(KEYS.minute("r1", 1, "ab-25", minute)))) <= MINUTE_TTL_S
+    assert redis.ttl(TOTALS) == -1
+    redis.delete(MINUTE, KEYS.minute("r1", 1, "ab-25", 11))
+    # What comes in for a minute that is forgotten counts all the same, and is forgotten again.
+    await feed.flush(Batch("b", 2, {CELL: counts}))
+    assert await feed.label("q1", 3) == "counted"
+    assert redis.hget(TOTALS, "-|101-200|assigned.candidate") == "6"
+    assert redis.hget(TOTALS, "-|>500|assigned.candidate") == "2"
+    assert redis.hget(TOTALS, "-|101-200|labels.candidate") == "1"
+    assert 0 < int(str(redis.ttl(MINUTE))) <= MINUTE_TTL_S
+
+
+async def test_a_batch_that_meets_a_foreign_key_is_kept_whole_for_the_next_try(
+    feed: Feed, redis: Redis
+) -> None:
+    redis.set(KEYS.samples("r1"), "not a stream")
+    batch = Batch("b", 1, {CELL: {"assigned.candidate": 1}}, (SAMPLE,), (pending(candidate=(3,)),))
+    for _ in range(2):
+        with pytest.raises(FeedUnavailable, match=r"samples:r1 is a string, not a stream"):
+            await feed.flush(batch)
+    assert redis.keys("*") == [KEYS.samples("r1")]
+    redis.delete(KEYS.samples("r1"))
+    assert await feed.flush(batch)
+    assert redis.hgetall(TOTALS) == {"-|101-200|assigned.candidate": "1"}
+
+
+async def test_a_label_that_meets_a_foreign_key_is_not_taken_in(feed: Feed, redis: Redis) -> None:
+    await feed.flush(Batch("b", 1, {}, pending=(pending(candidate=(3,)),)))
+    redis.set(TOTALS, "not a hash")
+    with pytest.raises(FeedUnavailable, match="is a string, not a hash"):
+        await feed.label("q1", 3)
+    redis.delete(TOTALS)
+    assert await feed.label("q1", 3) == "counted"
 
 
 async def test_heartbeats_are_the_last_word_of_each_gateway(feed: Feed, redis: Redis) -> None:
     for version in (1, 2):
         await feed.beat(Heartbeat(boot="b", at=1, epoch=1, version=version, held=False))
     assert Heartbeat.model_validate_json(redis.hgetall(KEYS.gateways)["b"]).version == 2
+
+
+async def test_a_gateway_that_ends_takes_its_heartbeat_away(valkey_url: str, redis: Redis) -> None:
+    beat = Heartbeat(boot="b", at=time.time(), epoch=1, version=1, held=False)
+    ended, lives, never_beat = (Feed(valkey_url, timeout_s=10) for _ in range(3))
+    await ended.beat(beat)
+    await lives.beat(beat.model_copy(update={"boot": "c"}))
+    await ended.close()
+    await never_beat.close()
+    assert redis.hkeys(KEYS.gateways) == ["c"]
+    await lives.close()
+
+
+async def test_a_gateway_that_starts_takes_away_those_that_fell_silent(
+    valkey_url: str, feed: Feed, redis: Redis
+) -> None:
+    fresh = Heartbeat(boot="fresh", at=time.time() - 60, epoch=1, version=1, held=False)
+    silent = fresh.model_copy(update={"boot": "silent", "at": time.time() - SILENT_S - 60})
+    for one in (fresh, silent):
+        redis.hset(KEYS.gateways, one.boot, one.model_dump_json())
+    redis.hset(KEYS.gateways, "nonsense", "{")
+    await feed.beat(fresh.model_copy(update={"boot": "new"}))
+    assert sorted(redis.hkeys(KEYS.gateways)) == ["fresh", "new"]
+    # Taken away by mistake, for its clock is wrong: it is back with its next heartbeat.
+    wrong = Feed(valkey_url, timeout_s=10)
+    for _ in range(2):
+        await wrong.beat(silent)
+        assert redis.hexists(KEYS.gateways, "silent")
+        redis.hdel(KEYS.gateways, "silent")
+    await wrong.close()
 
 
 async def test_a_label_counts_what_the_client_got_and_what_each_arm_said(
@@ -132,7 +253,7 @@ async def test_a_second_label_is_a_repeat_or_a_contradiction_and_counts_nothing(
     assert await feed.label("q1", 4) == "contradiction"
     assert await feed.flush(Batch("b", 2, {}, pending=(pending(candidate=(4,)),)))
     assert await feed.label("q1", 4) == "contradiction"
-    after = redis.hgetall(KEYS.counts("r1", 1, "ab-25"))
+    after = redis.hgetall(TOTALS)
     assert list(after.values()) == list(before.values())
 
 
@@ -182,5 +303,5 @@ async def test_a_frozen_store_costs_no_more_than_the_timeout(valkey_url: str, re
         os.kill(pid, signal.SIGCONT)
     # The batch is sent again, not knowing that it arrived: it counts once.
     await feed.flush(Batch("b", 1, {CELL: {"assigned.candidate": 1}}))
-    assert redis.hgetall(KEYS.counts("r1", 1, "ab-25")) == {"10|101-200|assigned.candidate": "1"}
+    assert redis.hgetall(TOTALS) == {"-|101-200|assigned.candidate": "1"}
     await feed.close()

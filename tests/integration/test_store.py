@@ -165,11 +165,28 @@ async def test_what_gateways_report_is_read_back_counted_once(
     await report(Batch("b", 1, {CELL: {"assigned.incumbent": 3}}, samples=(SAMPLE,)), beat)
     await report(Batch("b", 2, {CELL: {"assigned.incumbent": 4}}), beat)
     seen = await store.observations("r1", 1, ["shadow-5", "ab-25"], samples=10)
-    assert seen.counts == {"shadow-5": {"10|101-200|assigned.incumbent": 7}, "ab-25": {}}
+    assert seen.counts == {"shadow-5": {"-|101-200|assigned.incumbent": 7}, "ab-25": {}}
     assert seen.samples == (SAMPLE,)
     assert (await store.observations("r1", 1, ["shadow-5"])).samples == ()
     assert (await store.observations("r1", 2, ["shadow-5"])).counts == {"shadow-5": {}}
     assert (await store.journal()).heartbeats == (beat,)
+
+
+async def test_a_stage_of_any_length_is_read_as_its_exact_totals(
+    store: Store, report: Callable[..., asyncio.Future[None]]
+) -> None:
+    beat = Heartbeat(boot="b", at=1.0, epoch=1, version=1, held=False)
+    week = range(29_000_000, 29_000_000 + 7 * 24 * 60, 60)
+    late = [week[0], week[5]]  # minutes that are long over when their last counts come in
+    for sequence, minute in enumerate([*week, *late], start=1):
+        counts = {"assigned.incumbent": 3, "latency.incumbent.231": 2}
+        await report(Batch("b", sequence, {CELL._replace(minute=minute): counts}), beat)
+    seen = await store.observations("r1", 1, ["shadow-5"])
+    times = len(week) + len(late)
+    assert seen.counts["shadow-5"] == {
+        "-|101-200|assigned.incumbent": 3 * times,
+        "-|101-200|latency.incumbent.231": 2 * times,
+    }
 
 
 # --- what only a server can do -------------------------------------------------------------------

@@ -1,12 +1,15 @@
 -- Count one gateway's batch, once, however often it is sent.
 --
 -- KEYS[1]  string   the last sequence that was counted for this boot
--- KEYS[2+] the hashes, streams and strings below, by their index in KEYS (all one hash tag)
+-- KEYS[2+] the hashes, streams and strings below, by their index in KEYS (all one hash tag); a key
+--          of another type is an error that names it, and then nothing changes
 --
 -- ARGV[1]  this batch's sequence, rising by boot
 -- ARGV[2]  how long to remember the sequence, in seconds
 -- ARGV[3]  how many samples a stream keeps, about
--- ARGV[4]  n counts, then n times: key index (a hash), field, increment
+-- ARGV[4]  how long to keep a minute after its last count, in seconds
+-- ARGV[5]  n totals, then n times: key index (a hash that lasts), field, increment
+-- ARGV[ ]  n counts of minutes, likewise, in hashes that expire
 -- ARGV[ ]  m samples, then m times: key index (a stream), the Sample as JSON
 -- ARGV[ ]  p pending labels, then p times: key index (a string), the pending label, TTL in ms
 --
@@ -16,18 +19,49 @@ local last = redis.call('GET', KEYS[1])
 if last and tonumber(ARGV[1]) <= tonumber(last) then
   return 0
 end
-redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
 
-local at = 4
+local at = 5
 local function items()
   local n = tonumber(ARGV[at])
   at = at + 1
   return n
 end
 
-for _ = 1, items() do
-  redis.call('HINCRBY', KEYS[tonumber(ARGV[at])], ARGV[at + 1], ARGV[at + 2])
-  at = at + 3
+-- A script that fails half-way keeps what it wrote, so the types of all keys are looked at first.
+local checked = {}
+local function check(type, width)
+  for _ = 1, items() do
+    local key = KEYS[tonumber(ARGV[at])]
+    if not checked[key] then
+      local found = redis.call('TYPE', key).ok
+      if found ~= type and found ~= 'none' then
+        return redis.error_reply('WRONGTYPE ' .. key .. ' is a ' .. found .. ', not a ' .. type)
+      end
+      checked[key] = true
+    end
+    at = at + width
+  end
+end
+local wrong = check('hash', 3) or check('hash', 3) or check('stream', 2) or check('string', 3)
+if wrong then
+  return wrong
+end
+
+redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
+at = 5
+local function add()
+  local touched = {}
+  for _ = 1, items() do
+    local key = KEYS[tonumber(ARGV[at])]
+    redis.call('HINCRBY', key, ARGV[at + 1], ARGV[at + 2])
+    touched[key] = true
+    at = at + 3
+  end
+  return touched
+end
+add()
+for key in pairs(add()) do
+  redis.call('EXPIRE', key, ARGV[4])
 end
 for _ = 1, items() do
   redis.call('XADD', KEYS[tonumber(ARGV[at])], 'MAXLEN', '~', ARGV[3], '*', 'sample', ARGV[at + 1])

@@ -9,14 +9,12 @@ from hypothesis import strategies as st
 from rollout.judge import Verdict
 from rollout.machine import (
     TRANSITIONS,
-    CannotStart,
     Event,
     IllegalTransition,
     Record,
     begin,
     legal,
     live,
-    merge_tiers,
     mermaid,
     next_event,
     step,
@@ -24,6 +22,7 @@ from rollout.machine import (
 )
 from rollout.plan import DEFAULT_PLAN
 from rollout.snapshot import DEFAULT_TIERS, Tier
+from rollout.tiers import CannotStart, merge_tiers, table_changes
 
 EVENTS: tuple[Event, ...] = ("start", "advance", "finish", "pause", "resume", "abort")
 
@@ -74,6 +73,49 @@ def test_a_rollout_that_the_table_cannot_carry_out_does_not_begin(
 ) -> None:
     with pytest.raises(CannotStart, match=part):
         begin(DEFAULT_PLAN, tiers, id_="r", salt="s", now=0)
+
+
+def table(**tiers: tuple[int, bool]) -> tuple[Tier, ...]:
+    return tuple(Tier(arm=a, max_length=n, active=on) for a, (n, on) in tiers.items())
+
+
+@pytest.mark.parametrize(
+    ("candidate", "scope", "tiers", "part"),
+    [
+        (
+            "phase2",
+            "long",
+            table(phase1=(100, True), phase2=(500, False), phase3=(1000, True)),
+            r"served now by phase3 \(contexts of 101 and more vectors\), and all",
+        ),
+        (
+            "phase2",
+            "long",
+            table(
+                phase1=(100, True), phase2=(500, False), phase3=(1000, True), phase4=(2000, True)
+            ),
+            r"phase3 \(contexts of 101 to 1000 vectors\) and phase4 \(contexts of 1001 and more",
+        ),
+        (
+            "phase3",
+            "all",
+            table(phase1=(100, True), phase2=(500, True), phase3=(1000, False)),
+            r"served now by phase1 \(contexts of 1 to 100 vectors\), and all",
+        ),
+    ],
+)
+def test_a_rollout_whose_scope_a_third_arm_serves_does_not_begin(
+    candidate: str, scope: str, tiers: tuple[Tier, ...], part: str
+) -> None:
+    plan = DEFAULT_PLAN.model_copy(update={"candidate": candidate, "scope": scope})
+    with pytest.raises(CannotStart, match=part):
+        begin(plan, tiers, id_="r", salt="s", now=0)
+
+
+def test_tiers_below_the_incumbent_are_out_of_a_long_scope() -> None:
+    tiers = table(phase1=(100, True), phase2=(500, True), phase3=(1000, False))
+    plan = DEFAULT_PLAN.model_copy(update={"candidate": "phase3"})
+    assert begin(plan, tiers, id_="r", salt="s", now=0).incumbent == "phase2"
 
 
 def test_the_default_plan_walks_through_four_stages_to_success() -> None:
@@ -155,6 +197,39 @@ def test_a_tier_that_is_new_in_the_settings_joins_and_outcomes_stay() -> None:
     settings = (*DEFAULT_TIERS, Tier(arm="phase3", max_length=1000, active=False))
     merged = {tier.arm: tier.active for tier in merge_tiers(settings, stored)}
     assert merged == {"phase1": True, "phase2": True, "phase3": False}
+
+
+def test_an_empty_store_takes_the_settings_table_as_it_is() -> None:
+    assert merge_tiers(DEFAULT_TIERS, ()) == DEFAULT_TIERS
+
+
+@pytest.mark.parametrize(
+    ("settings", "part"),
+    [
+        (table(phase1=(150, True), phase2=(500, False)), "phase1 up to 150 serve, where"),
+        (table(phase2=(500, True)), "have nothing serve, where phase1 up to 100 serves now"),
+        (
+            table(phase1=(100, True), phase2=(500, False), phase9=(900, True)),
+            "phase1 up to 100 and phase9 up to 900 serve",
+        ),
+    ],
+)
+def test_settings_that_would_change_what_serves_are_refused(
+    settings: tuple[Tier, ...], part: str
+) -> None:
+    with pytest.raises(CannotStart, match=part):
+        merge_tiers(settings, DEFAULT_TIERS)
+
+
+def test_every_change_of_a_table_is_told() -> None:
+    before = table(a=(100, True), b=(200, False), c=(300, False))
+    after = table(a=(100, False), c=(350, False), d=(400, False))
+    assert table_changes(before, after) == (
+        "b leaves",
+        "d joins, up to 400",
+        "c reads up to 350 instead of 300",
+    )
+    assert table_changes(before, before) == ()
 
 
 def test_the_diagram_has_one_arrow_for_each_transition() -> None:

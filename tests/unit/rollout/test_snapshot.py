@@ -78,4 +78,5 @@ def test_all_keys_share_one_hash_tag() -> None:
     keys = Keys("t")
     named = (keys.snapshot, keys.record, keys.audit, keys.changed, keys.gateways)
     made = (keys.idempotency("k"), keys.counts("r", 1, "s"), keys.pending("q"), keys.sequence("b"))
+    assert keys.minute("r", 1, "s", 10).startswith("{t}:")
     assert all(key.startswith("{t}:") for key in (*named, *made))

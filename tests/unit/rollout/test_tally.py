@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rollout.plan import Stage
-from rollout.snapshot import HITS, Counter, Role, latency_bin, latency_of, stratum
+from rollout.snapshot import ALL_MINUTES, HITS, Counter, Role, latency_bin, latency_of, stratum
 from rollout.tally import STRATA, CountsError, StageTally, quantile, read, summarise, tally
 
 STAGE = Stage(
@@ -44,7 +44,7 @@ counters = st.one_of(
 )
 fields = st.builds(
     lambda minute, length, counter: f"{minute}|{stratum(length)}|{counter}",
-    st.integers(29_000_000, 29_000_005), st.integers(1, 700), counters,
+    st.integers(29_000_000, 29_000_005) | st.just(ALL_MINUTES), st.integers(1, 700), counters,
 )  # fmt: skip
 hashes = st.dictionaries(fields, st.integers(0, 50), max_size=30)
 
@@ -175,6 +175,8 @@ def test_hits_count_by_assigned_arm_and_by_pair() -> None:
         ("7|0-100|keyless", 1, "unknown stratum '0-100'"),
         ("keyless", 1, "minute|stratum|counter"),
         ("x|<=100|keyless", 1, "minute|stratum|counter"),
+        ("|<=100|keyless", 1, "minute|stratum|counter"),
+        ("--|<=100|keyless", 1, "minute|stratum|counter"),
         ("7|<=100|keyless", -1, "a whole number, 0 or more"),
         ("7|<=100|keyless", "1", "a whole number, 0 or more"),
     ],
