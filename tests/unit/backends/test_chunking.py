@@ -35,7 +35,9 @@ def test_every_word_is_kept_in_order(texts: list[str]) -> None:
 def test_chunks_of_a_long_text_stay_near_twenty_tokens(text: list[str]) -> None:
     sizes = [size(chunk) for chunk in cut_into_chunks([" ".join(text)], count_letters)]
     assert max(sizes) <= 32
-    assert 16 <= sum(sizes) / len(sizes) <= 25
+    # A cut inside a sentence costs 6, so three chunks are cheaper than four up to 77 tokens (25.7
+    # each); words of up to three tokens move a border by one or two.
+    assert 16 <= sum(sizes) / len(sizes) <= 27
 
 
 def test_a_chunk_ends_at_a_sentence_rather_than_at_exactly_twenty_tokens() -> None:
