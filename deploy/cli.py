@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from backends.training import cli as training
 from deploy import local
 from deploy.board import Board
 from deploy.children import Child, StartError
@@ -36,6 +37,7 @@ app = typer.Typer(
     ),
 )
 app.add_typer(rollout_commands, name="rollout")
+app.add_typer(training.corpus, name="corpus")
 
 StateDir = Annotated[
     Path | None,
