@@ -38,6 +38,7 @@ app = typer.Typer(
 )
 app.add_typer(rollout_commands, name="rollout")
 app.add_typer(training.corpus, name="corpus")
+app.command("train")(training.train)
 
 StateDir = Annotated[
     Path | None,

@@ -1,7 +1,7 @@
 """The verbs of training: `turnout corpus build`, `turnout train`, `turnout evaluate`."""
 
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.console import Console
@@ -13,6 +13,9 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+if TYPE_CHECKING:
+    from backends.training.recipe import Recipe
 
 FAILED: Final = 1
 
@@ -60,3 +63,98 @@ def build(
     except (ArchiveError, DocumentError, EncoderMissingError, OSError) as error:
         console.print(f"error: {error}", style="red", markup=False)
         raise typer.Exit(FAILED) from error
+
+
+Option = typer.Option
+
+
+def train(
+    arm: Annotated[str, Option(help="phase1, phase2, or a name of your own.")],
+    corpus_dir: Annotated[
+        Path, Option("--corpus", help="The folder that `turnout corpus build` filled.")
+    ],
+    out: Annotated[Path, Option(help="Where weights, state and history go.", file_okay=False)],
+    context_length: Annotated[
+        int | None, Option(help="Vectors in a window; by default 100 for phase1, 500 for phase2.")
+    ] = None,
+    overlap: Annotated[int | None, Option(help="Vectors that windows share.")] = None,
+    soft_negatives: Annotated[
+        bool, Option("--soft-negatives", help="Add InfoNCE with soft labels, alpha 0.05.")
+    ] = False,
+    hard_negatives: Annotated[
+        bool, Option("--hard-negatives", help="Add InfoNCE on cosines 0.75 to 0.9, alpha 0.07.")
+    ] = False,
+    setting: Annotated[
+        list[str] | None,
+        Option("--set", help="Any setting of the recipe, as NAME=VALUE; --list shows them."),
+    ] = None,
+    show: Annotated[bool, Option("--list", help="Print the recipe and stop.")] = False,
+    threads: Annotated[int, Option(help="Threads to compute with.", min=1)] = 2,
+    sample: Sample = SHIPPED,
+) -> None:
+    """Train an arm on a corpus; one that was stopped goes on where it was.
+
+    Prints how the corpus is divided, and that nothing leaks. After each epoch the weights with the
+    best validation Hit@5 so far are OUT/ARM.safetensors, ready for BACKEND_CHECKPOINT, with
+    config.json, history.json and history.svg beside them.
+
+    Example: turnout train --arm phase1 --corpus corpus --out runs/phase1 --set learning_rate=1e-3
+    """
+    from pydantic import ValidationError  # noqa: PLC0415 - the verbs' help loads none of these
+
+    from backends.training.archive import ArchiveError  # noqa: PLC0415 - as above
+    from backends.training.recipe import Recipe, recipe_for  # noqa: PLC0415 - as above
+    from backends.training.split import LeakError  # noqa: PLC0415 - as above
+    from backends.training.state import ResumeError  # noqa: PLC0415 - as above
+
+    console = Console()
+    chosen: dict[str, object] = dict(part.partition("=")[::2] for part in setting or ())
+    if context_length is not None:
+        chosen["context_length"] = context_length
+    if overlap is not None:
+        chosen["overlap"] = overlap
+    if soft_negatives:
+        chosen.setdefault("soft_negatives", 0.05)
+    if hard_negatives:
+        chosen.setdefault("hard_negatives", 0.07)
+    try:
+        recipe = recipe_for(arm, **chosen)
+        if show:
+            for name, field in Recipe.model_fields.items():
+                value = getattr(recipe, name)
+                console.print(f"{name:<20}{value!s:<12}{field.description}", highlight=False)
+            return
+        _train(recipe, corpus_dir, out, sample, threads, console)
+    except ValidationError as error:
+        words = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        console.print(f"error: {words}", style="red", markup=False)
+        raise typer.Exit(FAILED) from None
+    except (ArchiveError, LeakError, ResumeError, OSError) as error:
+        console.print(f"error: {error}", style="red", markup=False)
+        raise typer.Exit(FAILED) from error
+
+
+def _train(recipe: "Recipe", folder: Path, out: Path, sample: Path, threads: int, console: Console) -> None:
+    import torch  # noqa: PLC0415 - takes a second
+
+    from backends.training.archive import read_archive  # noqa: PLC0415 - as above
+    from backends.training.corpus import open_corpus  # noqa: PLC0415 - as above
+    from backends.training.sides import divide  # noqa: PLC0415 - as above
+    from backends.training.train import train as run  # noqa: PLC0415 - as above
+
+    torch.set_num_threads(threads)
+    corpus_ = open_corpus(folder)
+    sides = divide(
+        corpus_,
+        read_archive(sample).ids,
+        seed=recipe.seed,
+        min_chain=recipe.min_chain,
+        coherence=recipe.coherence,
+    )
+    console.print(f"split by chains: {sides.proof}", highlight=False)
+    columns = (
+        TextColumn("{task.description:<44}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    )  # fmt: skip
+    with Progress(*columns, console=console) as progress:
+        end = run(corpus_, sides, recipe, out, progress)
+    console.print(f"best validation Hit@5 {end.best:.2f} % after {end.epoch} epochs: {out}")

@@ -1,0 +1,25 @@
+"""A training's history: one record an epoch, as JSON and as a plot."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+
+def write_history(folder: Path, arm: str, history: Sequence[dict[str, float]]) -> None:
+    """Write `history.json` and `history.svg` into the folder."""
+    (folder / "history.json").write_text(json.dumps(list(history), indent=1) + "\n")
+    epochs = [record["epoch"] for record in history]
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    loss, hits = figure.subplots(1, 2)
+    loss.plot(epochs, [record["loss"] for record in history], marker=".")
+    loss.set(title=f"{arm}: training loss", xlabel="epoch")
+    for k in (1, 5, 10):
+        (line,) = hits.plot(epochs, [r[f"hit@{k}"] for r in history], marker=".", label=f"Hit@{k}")
+        hits.axhline(history[0][f"repeat_hit@{k}"], color=line.get_color(), ls=":", lw=1)
+    hits.set(title="validation, % (dotted: repeat the last)", xlabel="epoch", ylim=(0, None))
+    hits.legend(frameon=False)
+    for axes in (loss, hits):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(folder / "history.svg")

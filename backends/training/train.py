@@ -1,0 +1,181 @@
+"""Train one arm: read windows, supervise their positions, step, validate, keep the best.
+
+The order of everything follows from the recipe's seed, the epoch and the step, so a training that
+was killed goes on from its last state as if nothing had happened. In the folder: `state.pt` to go
+on from; of the best epoch so far `ARM.safetensors`; `config.json` and the history.
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from rich.progress import Progress, TaskID
+
+from backends import checkpoint
+from backends.model import MemoryAugmentedGRU
+from backends.training.begin import new_model, write_memory
+from backends.training.corpus import Corpus
+from backends.training.history import write_history
+from backends.training.objective import loss_of
+from backends.training.ranks import Ints
+from backends.training.recipe import Recipe, rate_at
+from backends.training.recurrence import predict_positions, read_window
+from backends.training.sides import Sides
+from backends.training.state import Position, load_state, save_state
+from backends.training.validation import Validation, context_of, prepare, validate
+from backends.training.windows import Window, cut_windows, pick_positions, shuffle_batches
+
+SAVE_EVERY_S: Final = 60.0
+
+
+@dataclass(slots=True)
+class _Training:
+    recipe: Recipe
+    corpus: Corpus
+    sides: Sides
+    folder: Path
+    model: MemoryAugmentedGRU
+    optimizer: torch.optim.AdamW
+    validation: Validation
+    train_rows: Ints
+    position: Position
+    bar: Progress
+    task: TaskID
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self.recipe.precision == "bfloat16" else torch.float32
+
+
+def train(
+    corpus: Corpus, sides: Sides, recipe: Recipe, folder: Path, progress: Progress
+) -> Position:
+    """Train until the epochs are over or patience is; return where it ended.
+
+    Raises state.ResumeError when the folder holds a training of another recipe.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(recipe.seed)
+    model = new_model(recipe)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+    )
+    position = load_state(folder, model, optimizer, recipe) or Position()
+    (folder / "config.json").write_text(recipe.model_dump_json(indent=1) + "\n")
+    rows = np.concatenate([np.arange(*span) for span in sides.train])
+    run = _Training(
+        recipe, corpus, sides, folder, model, optimizer,
+        prepare(corpus, list(sides.validation), rows, recipe), rows,
+        position, progress, progress.add_task(recipe.arm),
+    )  # fmt: skip
+    while position.epoch < recipe.epochs and position.worse < recipe.patience:
+        _run_epoch(run)
+    return position
+
+
+def _run_epoch(run: _Training) -> None:
+    recipe, position = run.recipe, run.position
+    steps = _steps(run)
+    per_epoch = len(steps)
+    run.bar.reset(run.task, total=per_epoch, completed=position.step)
+    saved = began = time.monotonic()
+    losses: list[float] = []
+    for step in range(position.step, per_epoch):
+        for group in run.optimizer.param_groups:
+            group["lr"] = rate_at(position.epoch * per_epoch + step, per_epoch, recipe)
+        losses.append(_step(run, steps[step], step))
+        position.step = step + 1
+        last = position.history[-1]["hit@5"] if position.history else 0.0
+        words = f"epoch {position.epoch + 1} loss {np.mean(losses[-50:]):.4f} Hit@5 {last:.1f}"
+        run.bar.update(run.task, advance=1, description=f"{recipe.arm} {words}")
+        if time.monotonic() - saved > SAVE_EVERY_S:
+            position.seconds += time.monotonic() - began
+            saved = began = time.monotonic()
+            save_state(run.folder, run.model, run.optimizer, position, recipe)
+    _end_epoch(run, float(np.mean(losses)) if losses else float("nan"), began)
+
+
+def _steps(run: _Training) -> list[list[list[Window]]]:
+    """Return this epoch's steps: each is the micro-batches whose gradients it adds up."""
+    recipe, epoch = run.recipe, run.position.epoch
+    rng = np.random.default_rng([recipe.seed, 2, epoch])
+    windows = cut_windows(
+        run.sides.train, recipe.context_length, recipe.overlap, rng if recipe.random_starts else None
+    )
+    micro = min(recipe.micro_batch, recipe.batch)
+    batches = shuffle_batches(windows, micro, rng)
+    together = max(1, recipe.batch // micro)
+    return [batches[first : first + together] for first in range(0, len(batches), together)]
+
+
+def _step(run: _Training, batches: list[list[Window]], step: int) -> float:
+    rng = np.random.default_rng([run.recipe.seed, 3, run.position.epoch, step])
+    run.model.train()
+    run.optimizer.zero_grad(set_to_none=True)
+    total = 0.0
+    for windows in batches:
+        loss = _loss(run, windows, rng) / len(batches)
+        torch.autograd.backward(loss)
+        total += loss.item()
+    torch.nn.utils.clip_grad_norm_(run.model.parameters(), run.recipe.clip)
+    run.optimizer.step()
+    return total
+
+
+def _loss(run: _Training, windows: list[Window], rng: np.random.Generator) -> torch.Tensor:
+    recipe, vectors = run.recipe, run.corpus.vectors
+    context = context_of(run.corpus, windows)
+    states = read_window(run.model, context, run.dtype)
+    at = pick_positions([window.length for window in windows], recipe.positions, rng)
+    rows, positions = torch.from_numpy(at[0]), torch.from_numpy(at[1])
+    chosen = states[rows, positions]
+    predicted = predict_positions(run.model, context[rows, positions], chosen)
+    begins = np.array([window.start for window in windows])[at[0]]
+    truths = begins + at[1] + 1
+    others = rng.choice(run.train_rows, recipe.negatives)
+    candidates, place = np.unique(np.concatenate([truths, others]), return_inverse=True)
+    inside = (candidates >= begins[:, None]) & (candidates < truths[:, None])
+    if recipe.memory_write:
+        write_memory(run.model, chosen, run.model.delta(chosen))
+    return loss_of(
+        predicted,
+        torch.from_numpy(vectors[candidates].astype(np.float32)),
+        torch.from_numpy(place[: len(truths)]),
+        torch.from_numpy(~inside),
+        recipe,
+        run.dtype,
+    )
+
+
+def _end_epoch(run: _Training, loss: float, began: float) -> None:
+    position, recipe = run.position, run.recipe
+    figures = validate(run.model, run.corpus, run.validation, run.dtype)
+    position.epoch, position.step = position.epoch + 1, 0
+    position.seconds += time.monotonic() - began
+    record = {"epoch": position.epoch, "loss": loss, "seconds": round(position.seconds), **figures}
+    position.history.append(record)
+    if figures["hit@5"] > position.best:
+        position.best, position.worse = figures["hit@5"], 0
+        _keep(run)
+    else:
+        position.worse += 1
+    write_history(run.folder, recipe.arm, position.history)
+    save_state(run.folder, run.model, run.optimizer, position, recipe)
+    run.bar.console.print(
+        f"epoch {position.epoch}: loss {loss:.4f}, validation Hit@1/5/10 "
+        f"{figures['hit@1']:.2f}/{figures['hit@5']:.2f}/{figures['hit@10']:.2f} % beside "
+        f"{figures['repeat_hit@1']:.2f}/{figures['repeat_hit@5']:.2f}/"
+        f"{figures['repeat_hit@10']:.2f} % for repeating the last; {position.seconds:.0f} s",
+        highlight=False,
+    )
+
+
+def _keep(run: _Training) -> None:
+    """Write the weights as they ship, in bfloat16: whole or not at all."""
+    path = run.folder / f"{run.recipe.arm}.safetensors"
+    partial = path.with_name(f"{path.name}.partial")
+    checkpoint.save(run.model, partial, trained=True, dtype=torch.bfloat16)
+    partial.replace(path)
