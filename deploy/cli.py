@@ -39,6 +39,7 @@ app = typer.Typer(
 app.add_typer(rollout_commands, name="rollout")
 app.add_typer(training.corpus, name="corpus")
 app.command("train")(training.train)
+app.command("evaluate")(training.evaluate)
 
 StateDir = Annotated[
     Path | None,

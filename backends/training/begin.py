@@ -34,7 +34,10 @@ def remember_long(model: MemoryAugmentedGRU, longest: int) -> None:
     """
     update = slice(HIDDEN, 2 * HIDDEN)
     for layer in range(LAYERS):
-        into, over = getattr(model.gru, f"bias_ih_l{layer}"), getattr(model.gru, f"bias_hh_l{layer}")
+        into, over = (
+            getattr(model.gru, f"bias_ih_l{layer}"),
+            getattr(model.gru, f"bias_hh_l{layer}"),
+        )
         spread = torch.empty(HIDDEN).uniform_(1, max(longest - 1, math.e))
         into[update] = spread.log()
         over[update] = 0

@@ -76,7 +76,9 @@ def build_corpus(out: Path, packages: Path, mean: Floats, progress: Progress) ->
     cuts: list[tuple[Collection, Package, tuple[Page, ...]]] = []
     for collection in COLLECTIONS:
         package = fetched[collection.package]
-        cuts.append((collection, package, _cut(collection, package, out / "cut", counter, progress)))
+        cuts.append(
+            (collection, package, _cut(collection, package, out / "cut", counter, progress))
+        )
         progress.advance(task)
     held_out = {
         file: read_paragraphs(fetched[document.package], (file,))
@@ -169,9 +171,7 @@ def _keep(chunks: Iterable[str], seen: set[str], runs: set[int]) -> list[str]:
     return kept
 
 
-def _source(
-    collection: Collection, package: Package, shelf: str, files: Sequence[str]
-) -> Source:
+def _source(collection: Collection, package: Package, shelf: str, files: Sequence[str]) -> Source:
     first = Path(files[0]).stem
     title = f"{package.name}: {shelf}/{first}" if shelf else f"{package.name}: {first}"
     return Source(

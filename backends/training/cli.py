@@ -134,7 +134,9 @@ def train(
         raise typer.Exit(FAILED) from error
 
 
-def _train(recipe: "Recipe", folder: Path, out: Path, sample: Path, threads: int, console: Console) -> None:
+def _train(
+    recipe: "Recipe", folder: Path, out: Path, sample: Path, threads: int, console: Console
+) -> None:
     import torch  # noqa: PLC0415 - takes a second
 
     from backends.training.archive import read_archive  # noqa: PLC0415 - as above
@@ -153,8 +155,49 @@ def _train(recipe: "Recipe", folder: Path, out: Path, sample: Path, threads: int
     )
     console.print(f"split by chains: {sides.proof}", highlight=False)
     columns = (
-        TextColumn("{task.description:<44}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    )  # fmt: skip
+        TextColumn("{task.description:<44}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console) as progress:
         end = run(corpus_, sides, recipe, out, progress)
     console.print(f"best validation Hit@5 {end.best:.2f} % after {end.epoch} epochs: {out}")
+
+
+def evaluate(
+    phase1: Annotated[Path, Option(help="The weights of Phase 1 (.safetensors).")],
+    phase2: Annotated[Path, Option(help="The weights of Phase 2 (.safetensors).")],
+    out: Annotated[
+        Path, Option(help="Where table, JSON, plot and cards go.", file_okay=False)
+    ] = Path("evaluation"),
+    corpus_dir: Annotated[
+        Path | None,
+        Option("--corpus", help="Add its vectors to the bank and its test chains to the queries."),
+    ] = None,
+    per_bucket: Annotated[
+        int, Option(help="Queries per chain and bucket of context length.", min=1)
+    ] = 8,
+    seed: Annotated[int, Option(help="The training's, so that its test chains are held out.")] = 0,
+    threads: Annotated[int, Option(help="Threads to compute with.", min=1)] = 2,
+    sample: Sample = SHIPPED,
+) -> None:
+    """Ask both arms the same held-out queries over the same bank, beside baselines.
+
+    Without --corpus: the twelve chains that ship, a bank of 7,200. With it: the corpus' test
+    chains too, and its whole bank. Candidates leave out the query's own context, as in serving.
+
+    Example: turnout evaluate --phase1 phase1.safetensors --phase2 phase2.safetensors
+    """
+    from backends.errors import CheckpointError  # noqa: PLC0415 - as above
+    from backends.training.archive import ArchiveError  # noqa: PLC0415 - as above
+    from backends.training.judging import Job, judge  # noqa: PLC0415 - as above
+    from backends.training.split import LeakError  # noqa: PLC0415 - as above
+
+    console = Console()
+    job = Job(phase1, phase2, out, corpus_dir, per_bucket, seed, threads, sample)
+    try:
+        judge(job, console)
+    except (ArchiveError, CheckpointError, LeakError, OSError) as error:
+        console.print(f"error: {error}", style="red", markup=False)
+        raise typer.Exit(FAILED) from error

@@ -28,4 +28,6 @@ def share_copied(texts: Iterable[str], held_out: set[int]) -> float:
 
 def _runs(text: str) -> list[int]:
     words = _WORD.findall(text.casefold())
-    return [hash(tuple(words[start : start + RUN])) for start in range(max(1, len(words) - RUN + 1))]
+    return [
+        hash(tuple(words[start : start + RUN])) for start in range(max(1, len(words) - RUN + 1))
+    ]

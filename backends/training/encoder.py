@@ -87,7 +87,9 @@ class Encoder:
     @torch.inference_mode()
     def _embed_batch(self, texts: list[str]) -> Floats:
         inputs = self._tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
-        states: torch.Tensor = self._network(**inputs).last_hidden_state.float()  # [batch, tokens, 384]
+        states: torch.Tensor = self._network(
+            **inputs
+        ).last_hidden_state.float()  # [batch, tokens, 384]
         real = inputs["attention_mask"].unsqueeze(-1).bool()  # [batch, tokens, 1]
         mean = (states * real).sum(dim=1) / real.sum(dim=1)
         maximum = states.masked_fill(~real, -torch.inf).amax(dim=1)

@@ -11,9 +11,11 @@ gradient with a single product at the end. The gate equations are those of torch
     r = sigmoid(W_ir x + b_ir + W_hr h + b_hr)          z likewise
     n = tanh(W_in x + b_in + r (W_hn h + b_hn))         h' = n + z (h - n)
 
-Products run in bfloat16 where asked, sums and gates in float32. Inside, time comes first: [n, B, .].
+Products run in bfloat16 where asked, sums and gates in float32. Inside, time comes
+first: [n, B, .].
 """
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -29,7 +31,9 @@ class _Recurrence(torch.autograd.Function):
     """One layer's walk through time: (inputs [n, B, 1536], W_hh, b_hh) -> states [n, B, 512]."""
 
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
+    def forward(
+        ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype
+    ) -> Tensor:
         steps, batch, _ = inputs.shape
         states = inputs.new_zeros(steps + 1, batch, HIDDEN)
         gates = inputs.new_empty(steps, batch, 2 * HIDDEN)  # r, z
@@ -57,9 +61,7 @@ class _Recurrence(torch.autograd.Function):
         to_new = (1 - update) * (1 - candidates.square())
         to_update = (before - candidates) * update * (1 - update)
         to_reset = recalls * reset * (1 - reset)
-        down = torch.empty_like(above, memory_format=torch.contiguous_format).new_empty(
-            *above.shape[:2], _GATES
-        )
+        down = above.new_empty(*above.shape[:2], _GATES)
         recalled = torch.empty_like(candidates)
         matrix = weight.to(dtype)
         carried = torch.zeros_like(above[0])
@@ -77,6 +79,9 @@ class _Recurrence(torch.autograd.Function):
         hidden = torch.cat([down[..., : 2 * HIDDEN], recalled], dim=-1).flatten(0, 1)
         for_weight = hidden.to(dtype).T @ before.flatten(0, 1).to(dtype)
         return down, for_weight.float(), hidden.sum(dim=0), None
+
+
+_walk = cast("Callable[[Tensor, Tensor, Tensor, torch.dtype], Tensor]", _Recurrence.apply)
 
 
 def read_window(
@@ -97,15 +102,11 @@ def read_window(
         else:
             layer = F.dropout(layer, DROPOUT, training=model.training)
         inputs = F.linear(layer.to(dtype), into.to(dtype)).float() + bias
-        layer = cast(
-            "Tensor",
-            _Recurrence.apply(
-                inputs, weights[f"weight_hh_l{index}"], weights[f"bias_hh_l{index}"], dtype
-            ),
-        )
+        over, bias = weights[f"weight_hh_l{index}"], weights[f"bias_hh_l{index}"]
+        layer = _walk(inputs, over, bias, dtype)
     return layer.transpose(0, 1)
 
 
 def predict_positions(model: MemoryAugmentedGRU, last: Tensor, states: Tensor) -> Tensor:
-    """Predict what follows each position: vectors [m, 768], states [m, 512] -> [m, 768], length 1."""
+    """Predict what follows: last vectors [m, 768], states [m, 512] -> [m, 768] of length 1."""
     return F.normalize(last + model.delta(states), dim=-1)

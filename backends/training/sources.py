@@ -38,7 +38,9 @@ class Collection:
         return file.removeprefix(f"{self.folder}/").rpartition("/")[0].partition("/")[0]
 
 
-_INDEXES: Final = r"/(genindex[^/]*|py-modindex|search|index|contents|bookindex|keyword-index)\.html$"
+_INDEXES: Final = (
+    r"/(genindex[^/]*|py-modindex|search|index|contents|bookindex|keyword-index)\.html$"
+)
 _POSTGRESQL: Final = (
     "1996-2026 PostgreSQL Global Development Group; "
     "1994 The Regents of the University of California"
@@ -133,10 +135,10 @@ def reading_order(pages: Mapping[str, str]) -> list[str]:
     led_to = {link for file, link in following.items() if link in pages}
     ordered: dict[str, None] = {}
     for first in (*sorted(pages.keys() - led_to), *sorted(pages)):
-        file: str | None = first
+        file = first
         while file in pages and file not in ordered:
             ordered[file] = None
-            file = following.get(file)
+            file = following.get(file, "")
     return list(ordered)
 
 

@@ -30,7 +30,7 @@ class Split:
 
 
 def split_chains(
-    titles: Sequence[str], seed: int, validation: float = 0.04, test: float = 0.04
+    titles: Sequence[str], seed: int, validation: float = 0.04, test: float = 0.1
 ) -> Split:
     """Divide chains by their titles; `validation` and `test` are shares of the chains."""
     sides: dict[Side, list[int]] = {"train": [], "validation": [], "test": []}
@@ -60,5 +60,7 @@ def check_leaks(ids: Mapping[str, NDArray[np.int64]], chains: Mapping[str, Seque
                     f"{one} and {other} share {len(both)} chains and {shared.size} texts "
                     f"(the first id is {shared[0] if shared.size else 'none'}): rebuild the corpus"
                 )
-    sizes = ", ".join(f"{name} {len(chains.get(name, ()))} chains {ids[name].size} chunks" for name in names)
+    sizes = ", ".join(
+        f"{name} {len(chains.get(name, ()))} chains {ids[name].size} chunks" for name in names
+    )
     return f"{sizes}; shared between any two: 0 chains, 0 texts"

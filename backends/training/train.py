@@ -103,7 +103,10 @@ def _steps(run: _Training) -> list[list[list[Window]]]:
     recipe, epoch = run.recipe, run.position.epoch
     rng = np.random.default_rng([recipe.seed, 2, epoch])
     windows = cut_windows(
-        run.sides.train, recipe.context_length, recipe.overlap, rng if recipe.random_starts else None
+        run.sides.train,
+        recipe.context_length,
+        recipe.overlap,
+        rng if recipe.random_starts else None,
     )
     micro = min(recipe.micro_batch, recipe.batch)
     batches = shuffle_batches(windows, micro, rng)
