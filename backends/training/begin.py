@@ -44,11 +44,13 @@ def remember_long(model: MemoryAugmentedGRU, longest: int) -> None:
 
 
 @torch.no_grad()
-def write_memory(model: MemoryAugmentedGRU, states: Tensor, outputs: Tensor) -> None:
-    """Blend what was read into the memory, as the original does: states [m, 512], raw [m, 768].
+def write_memory(model: MemoryAugmentedGRU, states: Tensor) -> None:
+    """Blend a step's outputs into the memory, as the original does: the GRU's states [m, 512].
 
     memory <- 0.9 memory + 0.1 outer(mean write weights, mean raw output).
     """
+    fused = model.fusion(torch.cat([states, model.memory(states)], dim=-1))
+    outputs = model.output_proj(fused)  # [m, 768], raw: before any scaling
     weights = model.memory.write_gate(states).softmax(dim=-1).mean(dim=0)  # [2048]
     written = torch.outer(weights, outputs.mean(dim=0))
     model.memory.memory.mul_(_KEPT).add_(written, alpha=1 - _KEPT)

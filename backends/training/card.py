@@ -22,7 +22,7 @@ def main_table(evaluation: Evaluation) -> tuple[Row, list[Row]]:
     """Return heading and rows: each system over the whole bank, and the published way."""
     bank, targets = f"{evaluation.bank:,}", f"{evaluation.queries:,}"
     heading = ("system", f"Hit@1/5/10, bank of {bank}", "MRR", "cosine", f"{targets} targets alone")
-    rows = [
+    rows: list[Row] = [
         (
             system.name,
             hits(system.whole),
@@ -95,14 +95,18 @@ def write_card(
     system = next(system for system in evaluation.systems if system.name == arm)
     parts = [
         f"# {arm}",
-        "Memory-Augmented GRU, 11,292,160 trainable parameters, bfloat16. "
-        f"sha256 `{identity}`. It predicts the next vector of a chain from the newest vectors; "
-        "pooling and mean of its input are those of `deploy/data/README.md`.",
+        (
+            "Memory-Augmented GRU, 11,292,160 trainable parameters, bfloat16. "
+            f"sha256 `{identity}`. It predicts the next vector of a chain from the newest vectors; "
+            "pooling and mean of its input are those of `deploy/data/README.md`."
+        ),
         "## How it was trained",
         _say_recipe(recipe),
         "## What it reaches",
-        f"{evaluation.queries} queries of {evaluation.chains} held-out chains; candidates are "
-        f"{evaluation.bank:,} vectors less the query's own context. Hit@k in percent.",
+        (
+            f"{evaluation.queries} queries of {evaluation.chains} held-out chains; candidates are "
+            f"{evaluation.bank:,} vectors less the query's own context. Hit@k in percent."
+        ),
         *(_markdown(*table(evaluation)) for table in (main_table, length_table, pool_table)),
         "\n".join(f"- {say_difference(d)}" for d in evaluation.differences),
         "## Where it fails",

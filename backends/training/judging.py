@@ -1,5 +1,6 @@
 """An evaluation from files to files: weights and chains in; table, JSON, plot and cards out."""
 
+import itertools
 import json
 import shlex
 import sys
@@ -95,7 +96,7 @@ def _held_out(job: Job, console: Console) -> tuple[Half, list[Span]]:
 
 def _spans(sample: Archive) -> list[Span]:
     edges = np.searchsorted(sample.chain, np.arange(len(sample.about.chains) + 1))
-    return [(int(begin), int(end)) for begin, end in zip(edges, edges[1:], strict=False)]
+    return [(int(begin), int(end)) for begin, end in itertools.pairwise(edges)]
 
 
 def _recipe_beside(weights: Path) -> Recipe | None:

@@ -92,7 +92,7 @@ def read_window(
     Differentiable in every weight; dropout between layers when the model is in training mode.
     """
     weights = {name: cast("Tensor", weight) for name, weight in model.gru.named_parameters()}
-    layer = model.input_norm(context).transpose(0, 1)  # [n, B, 768]
+    layer: Tensor = model.input_norm(context).transpose(0, 1)  # [n, B, 768]
     for index in range(LAYERS):
         into = weights[f"weight_ih_l{index}"]
         bias = weights[f"bias_ih_l{index}"]

@@ -120,15 +120,21 @@ def _step(run: _Training, batches: list[list[Window]], step: int) -> float:
     run.optimizer.zero_grad(set_to_none=True)
     total = 0.0
     for windows in batches:
-        loss = _loss(run, windows, rng) / len(batches)
+        whole, states = _loss(run, windows, rng)
+        loss = whole / len(batches)
         torch.autograd.backward(loss)
         total += loss.item()
     torch.nn.utils.clip_grad_norm_(run.model.parameters(), run.recipe.clip)
     run.optimizer.step()
+    if run.recipe.memory_write:
+        write_memory(run.model, states)
     return total
 
 
-def _loss(run: _Training, windows: list[Window], rng: np.random.Generator) -> torch.Tensor:
+def _loss(
+    run: _Training, windows: list[Window], rng: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a micro-batch's loss, and the states [m, 512] that it supervised."""
     recipe, vectors = run.recipe, run.corpus.vectors
     context = context_of(run.corpus, windows)
     states = read_window(run.model, context, run.dtype)
@@ -141,9 +147,7 @@ def _loss(run: _Training, windows: list[Window], rng: np.random.Generator) -> to
     others = rng.choice(run.train_rows, recipe.negatives)
     candidates, place = np.unique(np.concatenate([truths, others]), return_inverse=True)
     inside = (candidates >= begins[:, None]) & (candidates < truths[:, None])
-    if recipe.memory_write:
-        write_memory(run.model, chosen, run.model.delta(chosen))
-    return loss_of(
+    loss = loss_of(
         predicted,
         torch.from_numpy(vectors[candidates].astype(np.float32)),
         torch.from_numpy(place[: len(truths)]),
@@ -151,6 +155,7 @@ def _loss(run: _Training, windows: list[Window], rng: np.random.Generator) -> to
         recipe,
         run.dtype,
     )
+    return loss, chosen.detach()
 
 
 def _end_epoch(run: _Training, loss: float, began: float) -> None:

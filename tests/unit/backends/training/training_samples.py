@@ -1,0 +1,39 @@
+"""A tiny corpus: chains that walk through 768 dimensions."""
+
+from pathlib import Path
+
+import numpy as np
+
+from backends.training.archive import About, Source
+from backends.training.corpus import Corpus, open_corpus, write_corpus
+
+
+def source(title: str) -> Source:
+    return Source(
+        title=title, package="p", version="1", files=("f",), licence="CC0-1.0", copyright="none"
+    )
+
+
+def make_corpus(folder: Path, chains: int = 30, length: int = 24) -> Corpus:
+    rng = np.random.default_rng(0)
+    rows = chains * length
+    steps = rng.normal(size=(rows, 768)).astype(np.float32)
+    vectors = np.concatenate(
+        [np.cumsum(steps[i : i + length], axis=0) for i in range(0, rows, length)]
+    )
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / "vectors.npy", vectors.astype(np.float16))
+    about = About(
+        encoder="none", pooling="none", chains=tuple(source(f"chain {i}") for i in range(chains))
+    )
+    write_corpus(
+        folder,
+        about,
+        ids=np.arange(1, rows + 1, dtype=np.int64),
+        chain=np.repeat(np.arange(chains, dtype=np.int16), length),
+        text=np.zeros(rows, dtype=np.uint8) + ord("a"),
+        text_offsets=np.arange(rows + 1, dtype=np.int64),
+        mean=np.zeros(768, dtype=np.float32),
+    )
+    return open_corpus(folder)
