@@ -14,7 +14,7 @@ PACKAGE = Package("doc", "1", Path("/nowhere"))
 
 def sentences(topic: str, count: int) -> tuple[str, ...]:
     return tuple(
-        f"the {topic} number {i} has {topic} {i} of its own kind and {i} more" for i in range(count)
+        f"the {topic} {i} is one {topic} {i} of many {topic} {i} here" for i in range(count)
     )
 
 
