@@ -163,6 +163,7 @@ def _system(
     pools = {
         str(pool): {f"hit@{k}": 100 * float(hit_chance(ranks, others, pool, k).mean()) for k in KS}
         for pool in POOLS
+        if pool <= others.min()
     }
     within = {name_bucket(*bucket): _within(lengths, bucket) for bucket in BUCKETS}
     alone = rank_truths(predicted, truths, truths.astype(np.float16), [])

@@ -61,6 +61,7 @@ def check_leaks(ids: Mapping[str, NDArray[np.int64]], chains: Mapping[str, Seque
                     f"(the first id is {shared[0] if shared.size else 'none'}): rebuild the corpus"
                 )
     sizes = ", ".join(
-        f"{name} {len(chains.get(name, ()))} chains {ids[name].size} chunks" for name in names
+        f"{name} {f'{len(chains[name])} chains ' if name in chains else ''}{ids[name].size} chunks"
+        for name in names
     )
     return f"{sizes}; shared between any two: 0 chains, 0 texts"

@@ -47,7 +47,7 @@ def test_every_system_is_asked_the_same_and_repeating_is_what_it_says(
     assert [system.name for system in found.systems][:3] == ["phase1", "phase2", "repeat the last"]
     repeated = found.systems[2]
     assert repeated.whole["hit@5"] == 100  # a walk's next vector is the nearest one that is left
-    assert repeated.by_pool["230"]["hit@5"] == pytest.approx(repeated.whole["hit@5"])
+    assert repeated.by_pool == {}  # every pool would be larger than this bank
     assert found.queries == 8
     assert found.lengths["<=100"] == 8
     assert "100.0" in main_table(found)[1][2][1]
