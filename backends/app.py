@@ -10,7 +10,6 @@ send, has no floats to parse.
 
 import asyncio
 import contextlib
-import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
@@ -26,7 +25,6 @@ from starlette.responses import Response
 from backends import protocol, telemetry
 from backends.errors import (
     BackendError,
-    BadHeaderError,
     BodyTooLargeError,
     ClientLeftError,
     LoadError,
@@ -38,7 +36,6 @@ from backends.predictor import Predictor
 from backends.protocol import Prediction, ProtocolError, Request
 from backends.worker import Worker
 
-TIMEOUT_HEADER: Final = "x-request-timeout-ms"
 LONG_BODY: Final = 256 * 1024
 """Bytes; more than this is parsed in a thread, which the loop runs beside between two C calls."""
 MIB: Final = 1024 * 1024
@@ -122,7 +119,7 @@ class ModelServer:
     async def infer(self, name: str, request: HttpRequest) -> Response:
         """Predict: an Open Inference Protocol v2 infer request, JSON or binary."""
         began = asyncio.get_running_loop().time()
-        timeout_s = _timeout_s(request)
+        timeout_s = protocol.read_timeout(request.headers.get(protocol.TIMEOUT_HEADER))
         _check_name(name)
         self._predictor()  # not ready: say so before reading megabytes
         header_length = request.headers.get(protocol.HEADER_LENGTH)
@@ -248,22 +245,6 @@ def _check_name(name: str) -> None:
         raise UnknownModelError(
             f'no model is called "{name[:40]}": this server has "{protocol.MODEL}"'
         )
-
-
-def _timeout_s(request: HttpRequest) -> float | None:
-    """Read the client's deadline, in seconds from now. Raises BadHeaderError."""
-    text = request.headers.get(TIMEOUT_HEADER)
-    if text is None:
-        return None
-    try:
-        milliseconds = float(text)
-    except ValueError:
-        milliseconds = math.nan
-    if not (math.isfinite(milliseconds) and milliseconds > 0):
-        raise BadHeaderError(
-            f"{TIMEOUT_HEADER} is {text[:40]!r}: it must be a number of milliseconds above 0"
-        )
-    return milliseconds / 1000
 
 
 async def _disconnected(request: HttpRequest) -> None:

@@ -81,13 +81,6 @@ class BodyTooLargeError(BackendError):
     kind = "body_too_large"
 
 
-class BadHeaderError(BackendError):
-    """A header of the request breaks the contract."""
-
-    status = 400
-    kind = "bad_request"
-
-
 class NotFiniteError(BackendError):
     """The model's answer to a finite context is not finite: the arm's failure, not the client's."""
 

@@ -13,6 +13,7 @@ Two request forms carry a context of n vectors:
 How JSON is read, and how errors find their words, is `backends/jsonbody.py`.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -49,6 +50,7 @@ __all__ = [
     "MAX_TOP_K",
     "MODEL",
     "OUTPUTS",
+    "TIMEOUT_HEADER",
     "VECTOR_BYTES",
     "Floats",
     "Ids",
@@ -61,6 +63,7 @@ __all__ = [
     "read_infer",
     "read_lookup",
     "read_predict",
+    "read_timeout",
     "server_metadata",
     "write_answer",
     "write_error",
@@ -75,6 +78,8 @@ MAX_IDENTITY: Final = 128
 """Characters of a checkpoint's or a bank's identity; a sha256 has 64."""
 VECTOR_BYTES: Final = DIMENSION * 4
 HEADER_LENGTH: Final = "inference-header-content-length"
+TIMEOUT_HEADER: Final = "x-request-timeout-ms"
+"""The client's deadline; a gateway passes on what is left of it."""
 OUTPUTS: Final = ("PREDICTION", "NEIGHBOR_IDS", "NEIGHBOR_SCORES")
 DATATYPES: Final = {"PREDICTION": "FP32", "NEIGHBOR_IDS": "INT64", "NEIGHBOR_SCORES": "FP32"}
 
@@ -185,6 +190,21 @@ def read_lookup(body: bytes) -> Floats:
         raise ProtocolError(f"vector must be a list of {DIMENSION} numbers, not {found}")
     vector = read_numbers(document, body, ("vector",))
     return check_finite(vector.reshape(1, DIMENSION), "vector").reshape(DIMENSION)
+
+
+def read_timeout(text: str | None) -> float | None:
+    """Read the value of TIMEOUT_HEADER, in seconds from now. Raises ProtocolError."""
+    if text is None:
+        return None
+    try:
+        milliseconds = float(text)
+    except ValueError:
+        milliseconds = math.nan
+    if not (math.isfinite(milliseconds) and milliseconds > 0):
+        raise ProtocolError(
+            f"{TIMEOUT_HEADER} is {text[:40]!r}: it must be a number of milliseconds above 0"
+        )
+    return milliseconds / 1000
 
 
 def read_answer(body: bytes, header_length: str | None) -> Prediction:

@@ -22,9 +22,9 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from backends import protocol, telemetry
-from backends.protocol import ProtocolError, Request
+from backends.protocol import TIMEOUT_HEADER, ProtocolError, Request, read_timeout
 from router import openapi
-from router.edge import KIB, MIB, read_body, timeout_of, while_waiting, write_refusal
+from router.edge import KIB, MIB, read_body, while_waiting, write_refusal
 from router.errors import RouterError, UnknownModelError, UpstreamError
 from router.feedback import Feedback
 from router.gateway import Gateway, Outcome
@@ -114,7 +114,7 @@ class App:
     async def predict(self, request: HttpRequest) -> Response:
         """Predict the next vector of a context."""
         admission = _admit(request)
-        timeout_s = timeout_of(request)
+        timeout_s = read_timeout(request.headers.get(TIMEOUT_HEADER))
         question = await self._question(
             request, lambda body: protocol.read_predict(body, max_length=self._max_context)
         )
@@ -145,7 +145,7 @@ class App:
         """Predict, in the Open Inference Protocol v2: JSON, or the binary tensor extension."""
         admission = _admit(request)
         _check_name(name)
-        timeout_s = timeout_of(request)
+        timeout_s = read_timeout(request.headers.get(TIMEOUT_HEADER))
         header_length = request.headers.get(protocol.HEADER_LENGTH)
         question = await self._question(
             request,

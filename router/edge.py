@@ -1,7 +1,6 @@
 """What every HTTP handler of the gateway needs: bounded bodies, deadlines, errors as JSON."""
 
 import asyncio
-import math
 from collections.abc import Coroutine
 from typing import Any, Final, TypeVar
 
@@ -11,7 +10,6 @@ from starlette.responses import Response
 
 from backends.protocol import ProtocolError, write_error
 from router.errors import (
-    BadRequestError,
     BodyTooLongError,
     BusyError,
     ClientLeftError,
@@ -19,7 +17,6 @@ from router.errors import (
     RouterError,
 )
 
-TIMEOUT_HEADER: Final = "x-request-timeout-ms"
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
 RETRY_AFTER_S: Final = 1
@@ -77,22 +74,6 @@ async def _left(request: Request) -> None:
     """Return when the client has closed its connection."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def timeout_of(request: Request) -> float | None:
-    """Read the client's deadline, in seconds from its admission. Raises BadRequestError."""
-    text = request.headers.get(TIMEOUT_HEADER)
-    if text is None:
-        return None
-    try:
-        milliseconds = float(text)
-    except ValueError:
-        milliseconds = math.nan
-    if not (math.isfinite(milliseconds) and milliseconds > 0):
-        raise BadRequestError(
-            f"{TIMEOUT_HEADER} is {text[:40]!r}: it must be a number of milliseconds above 0"
-        )
-    return milliseconds / 1000
 
 
 async def write_refusal(request: Request, error: Exception) -> Response:

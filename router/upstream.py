@@ -22,7 +22,7 @@ import orjson
 from prometheus_client import Histogram
 
 from backends import protocol
-from backends.protocol import Floats, Prediction, ProtocolError, Request
+from backends.protocol import TIMEOUT_HEADER, Floats, Prediction, ProtocolError, Request
 from router.errors import (
     RefusedError,
     UpstreamConnectionError,
@@ -118,7 +118,7 @@ class Upstream:
             **message.headers,
             **self._marks,
             "x-request-id": request_id,
-            "x-request-timeout-ms": str(max(1, math.floor(1e3 * remaining))),
+            TIMEOUT_HEADER: str(max(1, math.floor(1e3 * remaining))),
         }
         response = await self._send(
             arm, "POST", f"{_MODEL}/infer", timeout_s=remaining, headers=headers, body=message.body
