@@ -58,9 +58,6 @@ class Outcome:
 
     sent: int = 0
     failed: Counter[str] = field(default_factory=Counter)
-    arms: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """By (stage, arm): who answered."""
-    feedback_refused: int = 0
 
 
 async def replay(
@@ -92,7 +89,7 @@ async def _ask(http: httpx2.AsyncClient, query: Query, outcome: Outcome) -> None
     if answer.status_code != httpx2.codes.OK:
         outcome.failed[f"{answer.status_code}: {answer.json().get('error')}"] += 1
         return
-    outcome.arms[answer.headers["x-turnout-stage"], answer.headers["x-turnout-arm"]] += 1
     label = {"id": answer.headers["x-request-id"], "target_id": query.target}
     told = await http.post("/v1/feedback", json=label)
-    outcome.feedback_refused += told.status_code != httpx2.codes.ACCEPTED
+    if told.status_code != httpx2.codes.ACCEPTED:
+        outcome.failed[f"feedback {told.status_code}: {told.json().get('error')}"] += 1
