@@ -107,6 +107,10 @@ def read_window(
     return layer.transpose(0, 1)
 
 
-def predict_positions(model: MemoryAugmentedGRU, last: Tensor, states: Tensor) -> Tensor:
+def predict_positions(
+    model: MemoryAugmentedGRU, last: Tensor, states: Tensor, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """Predict what follows: last vectors [m, 768], states [m, 512] -> [m, 768] of length 1."""
-    return F.normalize(last + model.delta(states), dim=-1)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        delta = model.delta(states)
+    return F.normalize(last + delta.float(), dim=-1)

@@ -141,7 +141,7 @@ def _loss(
     at = pick_positions([window.length for window in windows], recipe.positions, rng)
     rows, positions = torch.from_numpy(at[0]), torch.from_numpy(at[1])
     chosen = states[rows, positions]
-    predicted = predict_positions(run.model, context[rows, positions], chosen)
+    predicted = predict_positions(run.model, context[rows, positions], chosen, run.dtype)
     begins = np.array([window.start for window in windows])[at[0]]
     truths = begins + at[1] + 1
     others = rng.choice(run.train_rows, recipe.negatives)
