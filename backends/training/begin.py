@@ -1,19 +1,39 @@
-"""The weights before the first step, and what training writes into the memory."""
+"""The weights before the first step, and what training writes into the memory.
+
+Where a training begins decides how far a small machine gets. From torch's own weights, 800 steps
+did not even find "the mean of the last few vectors", which needs no training at all. `integrate`
+begins there: half of the units of each layer carry the context's main components through the GRU
+as a leaky mean, the head turns them back into a vector, and training can only improve on it.
+"""
 
 import math
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 
-from backends.model import HIDDEN, LAYERS, Config, MemoryAugmentedGRU
+from backends.model import DIMENSION, HIDDEN, LAYERS, Config, MemoryAugmentedGRU
+from backends.protocol import Floats
 from backends.training.recipe import Recipe
 
-_KEPT = 0.9
+_KEPT: Final = 0.9
 """Of the memory, at each write of the original."""
+_CARRIED: Final = HIDDEN // 2
+"""Components that `integrate` carries: GELU keeps a sign only in a pair of the fusion's units."""
+_OPEN: Final = -2.0
+"""An update gate's bias that lets nearly all of the new state through: sigmoid(-2) = 0.12."""
+_SPREAD: Final = 10.0
+"""Brings the carried components, about 0.03 each, into GELU's working range."""
+_DELTA: Final = 1.5
+"""The delta's mean length at the start, beside the last vector's 1."""
 
 
-def new_model(recipe: Recipe) -> MemoryAugmentedGRU:
-    """Make the model that a training starts from. Uses torch's global seed: set it before."""
+def new_model(recipe: Recipe, sample: Floats) -> MemoryAugmentedGRU:
+    """Make the model that a training starts from. Uses torch's global seed: set it before.
+
+    `sample` [m, n, 768] are windows of the training's own chains, which `integrate` learns its
+    components and its scale from.
+    """
     model = MemoryAugmentedGRU(Config(delta=recipe.delta))
     if recipe.chrono:
         remember_long(model, recipe.chrono)
@@ -22,7 +42,59 @@ def new_model(recipe: Recipe) -> MemoryAugmentedGRU:
         assert isinstance(head, nn.Linear)  # noqa: S101 - tells mypy what model.py says
         nn.init.zeros_(head.weight)
         nn.init.zeros_(head.bias)
+    if recipe.integrate:
+        integrate(model, sample, recipe.integrate)
     return model
+
+
+@torch.no_grad()
+def integrate(model: MemoryAugmentedGRU, sample: Floats, decay: float) -> None:
+    """Begin at normalize(last + 1.5 normalize(leaky mean of the context)).
+
+    The leaky mean h <- decay h + (1 - decay) x runs over the 256 main components of `sample`
+    [m, n, 768], in the last layer; the layers below hand the components on. The other half of the
+    units, the gates' weights and the memory keep torch's values.
+    """
+    context = torch.from_numpy(sample)
+    main = _main_components(context.flatten(0, 1))  # [768, 256]
+    new = slice(2 * HIDDEN, 2 * HIDDEN + _CARRIED)  # the candidate state's rows
+    update = slice(HIDDEN, HIDDEN + _CARRIED)
+    for layer in range(LAYERS):
+        weights = {
+            name: getattr(model.gru, f"{name}_l{layer}")
+            for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        }
+        if layer == 0:
+            # The norm brings a vector of length 1 to length sqrt(768); so large an input would
+            # also slam the gates to and fro.
+            weights["weight_ih"][:, :DIMENSION] *= 0.1
+            carry = main.T / math.sqrt(DIMENSION)
+        else:
+            carry = torch.eye(_CARRIED)
+        for name in weights:
+            weights[name][new] = 0
+        weights["weight_ih"][new, : carry.shape[1]] = carry
+        weights["bias_ih"][update] = _OPEN if layer < LAYERS - 1 else math.log(decay / (1 - decay))
+        weights["bias_hh"][update] = 0
+    into, middle, out = model.fusion[0], model.output_proj[0], model.output_proj[-1]
+    signed = torch.cat([torch.eye(_CARRIED), -torch.eye(_CARRIED)])  # [512, 256]
+    into.weight.zero_()
+    into.weight[:, :_CARRIED] = _SPREAD * signed
+    into.bias.zero_()
+    middle.weight[:HIDDEN] = signed @ signed.T
+    middle.bias[:HIDDEN] = 0
+    out.weight.zero_()
+    out.weight[:, :HIDDEN] = main @ signed.T
+    out.bias.zero_()
+    model.eval()
+    length = model(context).norm(dim=-1).mean()
+    out.weight *= _DELTA / length
+
+
+def _main_components(vectors: Tensor) -> Tensor:
+    """Return the directions [768, 256] in which `vectors` [m, 768] are longest, longest first."""
+    _, directions = torch.linalg.eigh(vectors.T @ vectors)
+    return directions.flip(1)[:, :_CARRIED].contiguous()
 
 
 @torch.no_grad()

@@ -45,6 +45,10 @@ class Recipe(BaseModel):
     chrono: int = Field(
         0, ge=0, description="Longest memory, in vectors, of a chrono initialisation; 0: torch's."
     )
+    integrate: float = Field(
+        0.0, ge=0, lt=1,
+        description="Start at a leaky mean of the context with this decay; 0: torch's weights.",
+    )  # fmt: skip
     zero_head: bool = Field(False, description="Start at 'repeat the last vector'.")
     memory_write: bool = Field(False, description="Let training write the memory.")
     min_chain: int = Field(7, ge=2, description="Chunks that a chain must have.")

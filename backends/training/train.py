@@ -20,7 +20,7 @@ from backends.training.begin import new_model, write_memory
 from backends.training.corpus import Corpus
 from backends.training.history import write_history
 from backends.training.objective import loss_of
-from backends.training.ranks import Ints
+from backends.training.ranks import Floats, Ints
 from backends.training.recipe import Recipe, rate_at
 from backends.training.recurrence import predict_positions, read_window
 from backends.training.sides import Sides
@@ -29,6 +29,8 @@ from backends.training.validation import Validation, context_of, prepare, valida
 from backends.training.windows import Window, cut_windows, pick_positions, shuffle_batches
 
 SAVE_EVERY_S: Final = 60.0
+_SAMPLED, _SAMPLED_LENGTH = 512, 64
+"""Windows, and vectors in each, that the starting weights are fitted to."""
 
 
 @dataclass(slots=True)
@@ -59,7 +61,7 @@ def train(
     """
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
-    model = new_model(recipe)
+    model = new_model(recipe, _sample(corpus, sides, recipe))
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
     )
@@ -74,6 +76,16 @@ def train(
     while position.epoch < recipe.epochs and position.worse < recipe.patience:
         _run_epoch(run)
     return position
+
+
+def _sample(corpus: Corpus, sides: Sides, recipe: Recipe) -> Floats:
+    """Choose windows [m, n, 768] of the training chains for the weights to start from."""
+    rng = np.random.default_rng([recipe.seed, 4])
+    length = min(recipe.context_length, _SAMPLED_LENGTH)
+    starts = [start for first, end in sides.train for start in range(first, end - length, length)]
+    chosen = np.sort(rng.choice(starts, min(_SAMPLED, len(starts)), replace=False))
+    windows = [corpus.vectors[start : start + length] for start in chosen]
+    return np.stack(windows).astype(np.float32)
 
 
 def _run_epoch(run: _Training) -> None:
