@@ -7,7 +7,7 @@ as a leaky mean, the head turns them back into a vector, and training can only i
 """
 
 import math
-from typing import Final
+from typing import Final, cast
 
 import torch
 from torch import Tensor, nn
@@ -38,8 +38,7 @@ def new_model(recipe: Recipe, sample: Floats) -> MemoryAugmentedGRU:
     if recipe.chrono:
         remember_long(model, recipe.chrono)
     if recipe.zero_head:
-        head = model.output_proj[-1]
-        assert isinstance(head, nn.Linear)  # noqa: S101 - tells mypy what model.py says
+        head = _linear(model.output_proj, -1)
         nn.init.zeros_(head.weight)
         nn.init.zeros_(head.bias)
     if recipe.integrate:
@@ -49,7 +48,7 @@ def new_model(recipe: Recipe, sample: Floats) -> MemoryAugmentedGRU:
 
 @torch.no_grad()
 def integrate(model: MemoryAugmentedGRU, sample: Floats, decay: float) -> None:
-    """Begin at normalize(last + 1.5 normalize(leaky mean of the context)).
+    """Begin at normalize(last + 1.5 normalize(leaky mean of the context)), near enough.
 
     The leaky mean h <- decay h + (1 - decay) x runs over the 256 main components of `sample`
     [m, n, 768], in the last layer; the layers below hand the components on. The other half of the
@@ -57,43 +56,60 @@ def integrate(model: MemoryAugmentedGRU, sample: Floats, decay: float) -> None:
     """
     context = torch.from_numpy(sample)
     main = _main_components(context.flatten(0, 1))  # [768, 256]
+    for layer in range(LAYERS):
+        _carry(model.gru, layer, main, decay)
+    _read_out(model, main)
+    model.eval()
+    length = model(context).norm(dim=-1).mean()
+    _linear(model.output_proj, -1).weight.mul_(_DELTA / length)
+
+
+def _carry(gru: nn.GRU, layer: int, main: Tensor, decay: float) -> None:
+    """Let the layer's first 256 units follow the components that reach it, `main` [768, 256]."""
+    weights = {
+        name: cast("Tensor", getattr(gru, f"{name}_l{layer}"))
+        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    }
     new = slice(2 * HIDDEN, 2 * HIDDEN + _CARRIED)  # the candidate state's rows
     update = slice(HIDDEN, HIDDEN + _CARRIED)
-    for layer in range(LAYERS):
-        weights = {
-            name: getattr(model.gru, f"{name}_l{layer}")
-            for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        }
-        if layer == 0:
-            # The norm brings a vector of length 1 to length sqrt(768); so large an input would
-            # also slam the gates to and fro.
-            weights["weight_ih"][:, :DIMENSION] *= 0.1
-            carry = main.T / math.sqrt(DIMENSION)
-        else:
-            carry = torch.eye(_CARRIED)
-        for name in weights:
-            weights[name][new] = 0
-        weights["weight_ih"][new, : carry.shape[1]] = carry
-        weights["bias_ih"][update] = _OPEN if layer < LAYERS - 1 else math.log(decay / (1 - decay))
-        weights["bias_hh"][update] = 0
-    into, middle, out = model.fusion[0], model.output_proj[0], model.output_proj[-1]
+    if layer == 0:
+        # The norm brings a vector of length 1 to length sqrt(768); so large an input would also
+        # slam the gates to and fro.
+        weights["weight_ih"][:, :DIMENSION] *= 0.1
+        carry = main.T / math.sqrt(DIMENSION)
+    else:
+        carry = torch.eye(_CARRIED)
+    for weight in weights.values():
+        weight[new] = 0
+    weights["weight_ih"][new, : carry.shape[1]] = carry
+    weights["bias_ih"][update] = _OPEN if layer < LAYERS - 1 else math.log(decay / (1 - decay))
+    weights["bias_hh"][update] = 0
+
+
+def _read_out(model: MemoryAugmentedGRU, main: Tensor) -> None:
+    """Let fusion and head turn the last layer's first 256 units back into a vector."""
     signed = torch.cat([torch.eye(_CARRIED), -torch.eye(_CARRIED)])  # [512, 256]
+    into = _linear(model.fusion, 0)
     into.weight.zero_()
     into.weight[:, :_CARRIED] = _SPREAD * signed
     into.bias.zero_()
+    middle = _linear(model.output_proj, 0)
     middle.weight[:HIDDEN] = signed @ signed.T
     middle.bias[:HIDDEN] = 0
+    out = _linear(model.output_proj, -1)
     out.weight.zero_()
     out.weight[:, :HIDDEN] = main @ signed.T
     out.bias.zero_()
-    model.eval()
-    length = model(context).norm(dim=-1).mean()
-    out.weight *= _DELTA / length
+
+
+def _linear(layers: nn.Sequential, place: int) -> nn.Linear:
+    """Return one of the layers: a cast for mypy, for model.py says what stands there."""
+    return cast("nn.Linear", layers[place])
 
 
 def _main_components(vectors: Tensor) -> Tensor:
     """Return the directions [768, 256] in which `vectors` [m, 768] are longest, longest first."""
-    _, directions = torch.linalg.eigh(vectors.T @ vectors)
+    directions: Tensor = torch.linalg.eigh(vectors.T @ vectors).eigenvectors
     return directions.flip(1)[:, :_CARRIED].contiguous()
 
 

@@ -1,0 +1,65 @@
+"""Where a training begins: at a leaky mean of the context, before the first step."""
+
+import numpy as np
+import pytest
+import torch
+
+from backends.model import MemoryAugmentedGRU, predict
+from backends.protocol import Floats
+from backends.training.begin import new_model
+from backends.training.recipe import recipe_for
+from backends.training.recurrence import predict_positions, read_window
+
+DECAY = 0.7
+
+
+def draw_windows(count: int, length: int) -> Floats:
+    """Vectors of length 1 of rank 64, as real text's lie in few of their 768 dimensions."""
+    rng = np.random.default_rng(0)
+    drawn = rng.normal(size=(count, length, 64)) @ rng.normal(size=(64, 768))
+    return np.asarray(drawn / np.linalg.norm(drawn, axis=-1, keepdims=True), dtype=np.float32)
+
+
+@pytest.fixture(scope="module")
+def windows() -> Floats:
+    return draw_windows(48, 24)
+
+
+@pytest.fixture(scope="module")
+def model(windows: Floats) -> MemoryAugmentedGRU:
+    torch.set_num_threads(1)  # the work is too small to share
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        recipe = recipe_for("phase1", delta="free", chrono=100, integrate=DECAY)
+        return new_model(recipe, windows).eval()
+
+
+@pytest.mark.parametrize("length", [1, 4, 24])
+def test_a_training_begins_at_the_last_vector_and_a_leaky_mean(
+    model: MemoryAugmentedGRU, windows: Floats, length: int
+) -> None:
+    context = windows[:, :length]
+    weights = DECAY ** np.arange(length - 1, -1, -1)
+    leaky = np.einsum("t,mtd->md", weights, context)
+    leaky /= np.linalg.norm(leaky, axis=1, keepdims=True)
+    formula = context[:, -1] + 1.5 * leaky
+    formula /= np.linalg.norm(formula, axis=1, keepdims=True)
+    with torch.inference_mode():
+        tensor = torch.from_numpy(context)
+        predicted = predict(tensor, model(tensor)).numpy()
+    assert (predicted * formula).sum(axis=1).mean() > 0.98
+
+
+def test_the_delta_begins_half_as_long_again_as_the_last_vector(
+    model: MemoryAugmentedGRU, windows: Floats
+) -> None:
+    with torch.inference_mode():
+        assert model(torch.from_numpy(windows)).norm(dim=-1).mean() == pytest.approx(1.5, abs=1e-3)
+
+
+def test_the_beginning_is_causal(model: MemoryAugmentedGRU, windows: Floats) -> None:
+    whole, prefix = torch.from_numpy(windows), torch.from_numpy(windows[:, :9])
+    with torch.inference_mode():
+        at_eight = predict_positions(model, whole[:, 8], read_window(model, whole)[:, 8])
+        alone = predict(prefix, model(prefix))
+    assert torch.allclose(at_eight, alone, atol=1e-5)
