@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from backends.model import MemoryAugmentedGRU
+from backends.training.baselines import BASELINES
 from backends.training.pools import hit_chance
 from backends.training.questions import BUCKETS, Question, name_bucket
 from backends.training.ranks import KS, Floats, Ints, rank_truths, summarize
@@ -21,7 +22,6 @@ from backends.training.recurrence import predict_positions, read_window
 from backends.training.sequences import mean_interval
 
 POOLS: Final = (230, 1_149, 10_000)
-LAST_K: Final = (2, 4, 8)
 CLIP: Final = 0.3
 """A chain's mean difference is cut to this before it is tested: a bet needs a bound."""
 _BATCH: Final = 32
@@ -89,7 +89,9 @@ def evaluate(
     for arm in arms:
         say(f"{arm.name} predicts")
         predicted[arm.name] = predict_all(arm, bank, questions)
-    predicted |= _baselines(bank, questions)
+    begins = np.array([question.start for question in questions])
+    ends = np.array([question.truth for question in questions])
+    predicted |= {b.name: b.predict(bank, begins, ends) for b in BASELINES}
     truths = np.asarray(bank[[question.truth for question in questions]], dtype=np.float32)
     own = [np.arange(question.start, question.truth) for question in questions]
     ranks: dict[str, Ints] = {}
@@ -138,22 +140,6 @@ def predict_all(arm: Arm, bank: Half, questions: Sequence[Question]) -> Floats:
             arm.model, last, states[rows, at]
         ).numpy()
     return predicted
-
-
-def _baselines(bank: Half, questions: Sequence[Question]) -> Mapping[str, Floats]:
-    def mean_of_last(k: int) -> Floats:
-        means = [
-            bank[max(q.start, q.truth - k) : q.truth].astype(np.float32).mean(axis=0)
-            for q in questions
-        ]
-        stacked = np.stack(means)
-        lengths = np.linalg.norm(stacked, axis=1, keepdims=True)
-        return np.asarray(stacked / lengths, dtype=np.float32)
-
-    return {
-        "repeat the last": mean_of_last(1),
-        **{f"mean of the last {k}": mean_of_last(k) for k in LAST_K},
-    }
 
 
 def _system(

@@ -6,6 +6,9 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from backends.training.baselines import WATCHED
+from backends.training.ranks import KS
+
 
 def write_history(folder: Path, arm: str, history: Sequence[dict[str, float]]) -> None:
     """Write `history.json` and `history.svg` into the folder."""
@@ -15,11 +18,16 @@ def write_history(folder: Path, arm: str, history: Sequence[dict[str, float]]) -
     loss, hits = figure.subplots(1, 2)
     loss.plot(epochs, [record["loss"] for record in history], marker=".")
     loss.set(title=f"{arm}: training loss", xlabel="epoch")
-    for k in (1, 5, 10):
+    for k in KS:
         (line,) = hits.plot(epochs, [r[f"hit@{k}"] for r in history], marker=".", label=f"Hit@{k}")
-        hits.axhline(history[0][f"repeat_hit@{k}"], color=line.get_color(), ls=":", lw=1)
-    hits.set(title="validation, % (dotted: repeat the last)", xlabel="epoch", ylim=(0, None))
+        hits.axhline(_best_baseline(history[-1], k), color=line.get_color(), ls=":", lw=1)
+    hits.set(title="validation, % (dotted: the best baseline)", xlabel="epoch", ylim=(0, None))
     hits.legend(frameon=False)
     for axes in (loss, hits):
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(folder / "history.svg")
+
+
+def _best_baseline(record: dict[str, float], k: int) -> float:
+    # A record of an older training may lack some of them.
+    return max(record.get(f"{baseline.short}_hit@{k}", 0.0) for baseline in WATCHED)

@@ -1,6 +1,6 @@
 """A training on disk: what it needs to go on after it was killed, written whole or not at all."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,14 @@ class ResumeError(Exception):
 
 @dataclass(slots=True)
 class Position:
-    """Where a training is: whole epochs done, steps of this one, the best so far, the record."""
+    """Where a training is: whole epochs done, steps of this one, the best so far, the record.
+
+    `loss` is the sum of this epoch's losses so far.
+    """
 
     epoch: int = 0
     step: int = 0
+    loss: float = 0.0
     best: float = -1.0
     worse: int = 0
     seconds: float = 0.0
@@ -43,12 +47,7 @@ def save_state(
             "model": model.state_dict(),
             "optimizer": optimizer.state_dict(),
             "randomness": torch.get_rng_state(),
-            "epoch": position.epoch,
-            "step": position.step,
-            "best": position.best,
-            "worse": position.worse,
-            "seconds": position.seconds,
-            "history": position.history,
+            **asdict(position),
         },
         partial,
     )
@@ -74,5 +73,5 @@ def load_state(
     model.load_state_dict(saved["model"])
     optimizer.load_state_dict(saved["optimizer"])
     torch.set_rng_state(saved["randomness"])
-    names = ("epoch", "step", "best", "worse", "seconds", "history")
-    return Position(**{name: saved[name] for name in names})
+    # A state of an older version lacks what was not kept then, and goes on with its default.
+    return Position(**{f.name: saved[f.name] for f in fields(Position) if f.name in saved})

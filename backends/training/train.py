@@ -6,6 +6,7 @@ on from; of the best epoch so far `ARM.safetensors`; `config.json` and the histo
 """
 
 import time
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,11 +17,12 @@ from rich.progress import Progress, TaskID
 
 from backends import checkpoint
 from backends.model import MemoryAugmentedGRU
+from backends.training.baselines import WATCHED
 from backends.training.begin import new_model, write_memory
 from backends.training.corpus import Corpus
 from backends.training.history import write_history
 from backends.training.objective import loss_of
-from backends.training.ranks import Floats, Ints
+from backends.training.ranks import KS, Floats, Ints
 from backends.training.recipe import Recipe, rate_at
 from backends.training.recurrence import predict_positions, read_window
 from backends.training.sides import Sides
@@ -94,20 +96,20 @@ def _run_epoch(run: _Training) -> None:
     per_epoch = len(steps)
     run.bar.reset(run.task, total=per_epoch, completed=position.step)
     saved = began = time.monotonic()
-    losses: list[float] = []
+    newest: deque[float] = deque(maxlen=50)
     for step in range(position.step, per_epoch):
         for group in run.optimizer.param_groups:
             group["lr"] = rate_at(position.epoch * per_epoch + step, per_epoch, recipe)
-        losses.append(_step(run, steps[step], step))
-        position.step = step + 1
+        newest.append(_step(run, steps[step], step))
+        position.step, position.loss = step + 1, position.loss + newest[-1]
         last = position.history[-1]["hit@5"] if position.history else 0.0
-        words = f"epoch {position.epoch + 1} loss {np.mean(losses[-50:]):.4f} Hit@5 {last:.1f}"
+        words = f"epoch {position.epoch + 1} loss {np.mean(newest):.4f} Hit@5 {last:.1f}"
         run.bar.update(run.task, advance=1, description=f"{recipe.arm} {words}")
         if time.monotonic() - saved > SAVE_EVERY_S:
             position.seconds += time.monotonic() - began
             saved = began = time.monotonic()
             save_state(run.folder, run.model, run.optimizer, position, recipe)
-    _end_epoch(run, float(np.mean(losses)) if losses else float("nan"), began)
+    _end_epoch(run, position.loss / per_epoch, began)
 
 
 def _steps(run: _Training) -> list[list[list[Window]]]:
@@ -173,7 +175,7 @@ def _loss(
 def _end_epoch(run: _Training, loss: float, began: float) -> None:
     position, recipe = run.position, run.recipe
     figures = validate(run.model, run.corpus, run.validation, run.dtype)
-    position.epoch, position.step = position.epoch + 1, 0
+    position.epoch, position.step, position.loss = position.epoch + 1, 0, 0.0
     position.seconds += time.monotonic() - began
     record = {"epoch": position.epoch, "loss": loss, "seconds": round(position.seconds), **figures}
     position.history.append(record)
@@ -184,12 +186,17 @@ def _end_epoch(run: _Training, loss: float, began: float) -> None:
         position.worse += 1
     write_history(run.folder, recipe.arm, position.history)
     save_state(run.folder, run.model, run.optimizer, position, recipe)
-    run.bar.console.print(
-        f"epoch {position.epoch}: loss {loss:.4f}, validation Hit@1/5/10 "
-        f"{figures['hit@1']:.2f}/{figures['hit@5']:.2f}/{figures['hit@10']:.2f} % beside "
-        f"{figures['repeat_hit@1']:.2f}/{figures['repeat_hit@5']:.2f}/"
-        f"{figures['repeat_hit@10']:.2f} % for repeating the last; {position.seconds:.0f} s",
-        highlight=False,
+    run.bar.console.print(_say_epoch(record), highlight=False)
+
+
+def _say_epoch(record: dict[str, float]) -> str:
+    def hits(prefix: str = "") -> str:
+        return "/".join(f"{record[f'{prefix}hit@{k}']:.2f}" for k in KS)
+
+    beside = ", ".join(f"{hits(f'{b.short}_')} {b.name}" for b in WATCHED)
+    return (
+        f"epoch {record['epoch']}: loss {record['loss']:.4f}, validation Hit@1/5/10 {hits()} %, "
+        f"beside {beside}; {record['seconds']} s"
     )
 
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from backends.model import MemoryAugmentedGRU
 from backends.protocol import DIMENSION
+from backends.training.baselines import WATCHED
 from backends.training.corpus import Corpus
 from backends.training.ranks import Floats, Ints, rank_truths, summarize
 from backends.training.recipe import Recipe
@@ -46,14 +47,15 @@ def prepare(
 def validate(
     model: MemoryAugmentedGRU, corpus: Corpus, validation: Validation, dtype: torch.dtype
 ) -> dict[str, float]:
-    """Return Hit@1/5/10, MRR and cosine of the model, and of repeating the last vector."""
+    """Return Hit@1/5/10, MRR and cosine of the model, and of the watched baselines."""
     asked = [validation.windows[window] for window, _ in validation.queries]
     at = np.array([w.start + p for w, (_, p) in zip(asked, validation.queries, strict=True)])
     last = corpus.vectors[at].astype(np.float32)
     truths = corpus.vectors[at + 1].astype(np.float32)
+    begins = np.array([window.start for window in asked])
     contexts = [
-        np.arange(*np.searchsorted(validation.rows, (w.start, row + 1)))
-        for w, row in zip(asked, at, strict=True)
+        np.arange(*np.searchsorted(validation.rows, (begin, row + 1)))
+        for begin, row in zip(begins, at, strict=True)
     ]
     predicted = _predict(model, corpus, validation, last, dtype)
 
@@ -61,9 +63,11 @@ def validate(
         ranks = rank_truths(vectors, truths, validation.bank, contexts)
         return dict(summarize(ranks, (vectors * truths).sum(axis=1)))
 
-    last = last / np.linalg.norm(last, axis=1, keepdims=True)
-    baseline = {f"repeat_{name}": value for name, value in figures(last).items()}
-    return {**figures(predicted), **baseline}
+    found = figures(predicted)
+    for baseline in WATCHED:
+        vectors = baseline.predict(corpus.vectors, begins, at + 1)
+        found |= {f"{baseline.short}_{name}": value for name, value in figures(vectors).items()}
+    return found
 
 
 @torch.inference_mode()

@@ -80,6 +80,9 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(
     monkeypatch.setattr(training, "_step", step)
     resumed = run(tmp_path / "killed", tiny())
     assert resumed.best == whole.best
+    assert [record["loss"] for record in resumed.history] == [
+        record["loss"] for record in whole.history
+    ]
     weights = [
         checkpoint.load(tmp_path / name / "phase1.safetensors").model.state_dict()
         for name in ("whole", "killed")
@@ -91,6 +94,25 @@ def test_another_recipe_does_not_go_on_with_this_training(tmp_path: Path) -> Non
     run(tmp_path / "run", tiny(epochs=1))
     with pytest.raises(ResumeError, match=r"learning_rate was 0\.001"):
         run(tmp_path / "run", tiny(epochs=1, learning_rate=2e-3))
+
+
+def test_a_training_goes_on_with_the_state_and_the_history_of_an_older_version(
+    tmp_path: Path,
+) -> None:
+    run(tmp_path / "run", tiny(epochs=1))
+    path = tmp_path / "run" / "state.pt"
+    state = torch.load(path, weights_only=True)
+    del state["loss"]
+    old = {name: value for name, value in state["history"][0].items() if "leaky" not in name}
+    state["history"], state["recipe"] = [old], tiny().model_dump_json()
+    torch.save(state, path)
+    assert run(tmp_path / "run", tiny()).history[0] == old
+    assert len(json.loads((tmp_path / "run" / "history.json").read_text())) == 2
+
+
+def test_a_validation_stands_beside_the_baselines(tmp_path: Path) -> None:
+    (record,) = run(tmp_path / "run", tiny(epochs=1)).history
+    assert {f"{short}_hit@5" for short in ("repeat", "mean2", "leaky0.6")} <= record.keys()
 
 
 def test_the_options_of_the_roadmap_run(tmp_path: Path) -> None:
