@@ -1,22 +1,28 @@
-"""Weights and their identity: from a safetensors file, or untrained from a seed.
+"""Weights and their identity: from a file, or untrained from a seed.
 
 A file holds the model's state dict and, in its metadata, `config` (JSON, model.Config) and
-`trained` ("true" or "false"). Loading executes nothing. The identity is the sha256 of the file, or
-of the tensors' bytes in the order of their names: the same identity means the same answers.
+`trained` ("true" or "false"). stored.py opens it, and the original .pt files too; sizes are checked
+before anything is read, and nothing is executed. The identity is the sha256 of the file, or of the
+tensors' bytes in the order of their names: the same identity means the same answers.
 """
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Final
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from backends.errors import CheckpointError
 from backends.model import Config, MemoryAugmentedGRU
+from backends.stored import Described, open_stored
+
+_FAULTS: Final = 40
+"""Faults that one error names: the model has 31 tensors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,25 +45,31 @@ def seeded(seed: int, config: Config | None = None) -> Checkpoint:
     return Checkpoint(_frozen(model), digest.hexdigest(), trained=False)
 
 
-def load(path: Path) -> Checkpoint:
-    """Load a safetensors file. Raises CheckpointError, saying what is wrong with it."""
-    try:
-        with path.open("rb") as file:
-            identity = hashlib.file_digest(file, "sha256").hexdigest()
-        with safe_open(path, framework="pt") as archive:
-            metadata = archive.metadata() or {}
-            tensors = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118 - no mapping
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot read the checkpoint {path}: {error.strerror or error}"
-        ) from error
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is no safetensors file: {error}") from error
+def load(path: Path, config: Config | None = None) -> Checkpoint:
+    """Load a .safetensors file, or a .pt file of the original layout (stored.py).
+
+    `config` stands for a file that names none, as no .pt does; without it, model.Config's
+    defaults, which are the original's. Raises CheckpointError, saying what is wrong with the file.
+    """
+    stored = open_stored(path)
+    with path.open("rb") as file:
+        identity = hashlib.file_digest(file, "sha256").hexdigest()
     with torch.random.fork_rng(devices=[]):
-        model = MemoryAugmentedGRU(_config(metadata, path))
-    _check(tensors, model.state_dict(), path)
+        model = MemoryAugmentedGRU(config or _config(stored.metadata, path))
+    wanted = model.state_dict()
+    _refuse(_misfits(stored.tensors, wanted), path)
+    tensors = stored.read()
+    _refuse(
+        [
+            f"{name} holds what is no finite number"
+            for name, tensor in tensors.items()
+            if not tensor.is_floating_point() or not tensor.isfinite().all()
+        ],
+        path,
+    )
     model.load_state_dict(tensors)
-    return Checkpoint(_frozen(model), identity, trained=metadata.get("trained", "true") == "true")
+    trained = stored.metadata.get("trained", "true") == "true"
+    return Checkpoint(_frozen(model), identity, trained)
 
 
 def save(
@@ -73,22 +85,28 @@ def _frozen(model: MemoryAugmentedGRU) -> MemoryAugmentedGRU:
     return model.eval().requires_grad_(requires_grad=False)
 
 
-def _config(metadata: dict[str, str], path: Path) -> Config:
+def _config(metadata: Mapping[str, str], path: Path) -> Config:
     try:
         return Config(**json.loads(metadata.get("config", "{}")))
     except (TypeError, ValueError) as error:
         raise CheckpointError(f'the "config" in the metadata of {path}: {error}') from error
 
 
-def _check(found: dict[str, Tensor], wanted: dict[str, Tensor], path: Path) -> None:
-    """Name every tensor that is missing, unknown, misshapen or not finite, in one error."""
+def _misfits(found: Mapping[str, Described], wanted: Mapping[str, Tensor]) -> list[str]:
+    """Name every tensor that is missing, unknown or misshapen; nothing of it was read yet."""
     faults = [f"{name} is missing" for name in wanted if name not in found]
     faults += [f"{name} is unknown" for name in found if name not in wanted]
     for name in wanted.keys() & found.keys():
-        tensor, shape = found[name], wanted[name].shape
-        if tensor.shape != shape:
-            faults.append(f"{name} has the shape {list(tensor.shape)}, not {list(shape)}")
-        elif not tensor.is_floating_point() or not tensor.isfinite().all():
-            faults.append(f"{name} holds what is no finite number")
+        shape = tuple(wanted[name].shape)
+        if found[name].shape != shape:
+            faults.append(f"{name} has the shape {list(found[name].shape)}, not {list(shape)}")
+        elif not found[name].plain:
+            faults.append(f"{name} is sparse or on another device")
+    return faults
+
+
+def _refuse(faults: list[str], path: Path) -> None:
     if faults:
-        raise CheckpointError(f"{path} holds another model: {'; '.join(sorted(faults))}")
+        shown = "; ".join(sorted(faults)[:_FAULTS])
+        more = f"; and {len(faults) - _FAULTS} more" if len(faults) > _FAULTS else ""
+        raise CheckpointError(f"{path} holds another model: {shown}{more}")

@@ -24,7 +24,8 @@ class Settings(BaseSettings):
         description="An .npz file with `vectors` [N,768] (float16 or float32) and `ids` [N] int64."
     )
     checkpoint: Path | None = Field(
-        default=None, description="A .safetensors file; without one the weights are untrained."
+        default=None,
+        description="A .safetensors or .pt file; without one the weights are untrained.",
     )
     seed: int = Field(
         default=0, ge=0, description="Seed of the untrained weights, when there is no checkpoint."

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from backends.cli import checkpoint as checkpoint_commands
 from backends.training import cli as training
 from deploy import local
 from deploy.board import Board
@@ -37,6 +38,7 @@ app = typer.Typer(
     ),
 )
 app.add_typer(rollout_commands, name="rollout")
+app.add_typer(checkpoint_commands, name="checkpoint")
 app.add_typer(training.corpus, name="corpus")
 app.command("train")(training.train)
 app.command("evaluate")(training.evaluate)
@@ -78,7 +80,7 @@ def up(
         list[str] | None,
         typer.Option(
             metavar="ARM=FILE",
-            help="An arm's weights, a .safetensors file; may be repeated. Without: untrained.",
+            help="An arm's weights, .safetensors or .pt; may be repeated. Without: untrained.",
         ),
     ] = None,
 ) -> None:
@@ -246,13 +248,20 @@ SettingsOption = Annotated[
 def backend(
     arm: Annotated[str, typer.Option(help="The arm that this model server is.")] = "phase1",
     bank: Bank = local.DATA,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            help="Its weights, .safetensors or .pt. Without: BACKEND_CHECKPOINT, or untrained.",
+            show_default=False,
+        ),
+    ] = None,
     settings: SettingsOption = False,
 ) -> None:
     """Run one model server. Its settings are BACKEND_* in the environment.
 
     Its port and its window follow from the tier table (TURNOUT_TIERS) unless they are set.
 
-    Example: BACKEND_CHECKPOINT=phase2.safetensors turnout backend --arm phase2
+    Example: turnout backend --arm phase2 --checkpoint phase2.safetensors
     """
     tiers = _tiers()
     place = _place(arm, tiers)
@@ -260,6 +269,8 @@ def backend(
     os.environ.setdefault("BACKEND_MAX_LENGTH", str(tiers[place].max_length))
     os.environ.setdefault("BACKEND_BANK", str(bank.absolute()))
     os.environ["BACKEND_ARM"] = arm
+    if checkpoint:
+        os.environ["BACKEND_CHECKPOINT"] = str(checkpoint.absolute())
     _run("backends", settings)
 
 
