@@ -16,7 +16,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from backends.cli import checkpoint as checkpoint_commands
-from backends.training import cli as training
+from backends.training.verbs.corpus import corpus as corpus_commands
+from backends.training.verbs.evaluate import evaluate
+from backends.training.verbs.train import train
 from deploy import local
 from deploy.board import Board
 from deploy.children import Child, StartError
@@ -39,9 +41,9 @@ app = typer.Typer(
 )
 app.add_typer(rollout_commands, name="rollout")
 app.add_typer(checkpoint_commands, name="checkpoint")
-app.add_typer(training.corpus, name="corpus")
-app.command("train")(training.train)
-app.command("evaluate")(training.evaluate)
+app.add_typer(corpus_commands, name="corpus")
+app.command("train")(train)
+app.command("evaluate")(evaluate)
 
 StateDir = Annotated[
     Path | None,

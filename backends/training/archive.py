@@ -33,7 +33,6 @@ from backends.protocol import DIMENSION
 
 Array = NDArray[Any]
 
-_NAMES: Final = ("vectors", "ids", "chain", "text", "text_offsets", "mean", "about")
 _KINDS: Final = {
     "vectors": ("float16", 2),
     "ids": ("int64", 1),
@@ -95,19 +94,24 @@ def identify(text: str) -> int:
 def write_archive(path: Path, archive: Archive) -> None:
     """Write the file, whole or not at all; the same content gives the same bytes."""
     encoded = [text.encode() for text in archive.texts]
+    write_arrays(
+        path,
+        vectors=archive.vectors,
+        ids=archive.ids,
+        chain=archive.chain,
+        text=np.frombuffer(b"".join(encoded), dtype=np.uint8),
+        text_offsets=np.cumsum([0, *map(len, encoded)], dtype=np.int64),
+        mean=archive.mean,
+        about=np.frombuffer(archive.about.model_dump_json().encode(), dtype=np.uint8),
+    )
+
+
+def write_arrays(path: Path, **arrays: Array) -> None:
+    """Write a compressed .npz, whole or not at all; the same arrays give the same bytes."""
     partial = path.with_name(f"{path.name}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
     with partial.open("wb") as file:
-        np.savez_compressed(
-            file,
-            vectors=archive.vectors,
-            ids=archive.ids,
-            chain=archive.chain,
-            text=np.frombuffer(b"".join(encoded), dtype=np.uint8),
-            text_offsets=np.cumsum([0, *map(len, encoded)], dtype=np.int64),
-            mean=archive.mean,
-            about=np.frombuffer(archive.about.model_dump_json().encode(), dtype=np.uint8),
-        )
+        np.savez_compressed(file, allow_pickle=False, **arrays)
     partial.replace(path)
 
 
@@ -117,7 +121,11 @@ def read_archive(path: Path) -> Archive:
     Raises ArchiveError, in one sentence: no such file, damaged, an array missing or of another
     shape or type, ids or texts that repeat.
     """
-    arrays = _load(path)
+    remedy = (
+        "restore it from the repository, or build it with "
+        f"`python -m backends.training.sample --out {path}`"
+    )
+    arrays = read_arrays(path, _KINDS, remedy)
     try:
         about = About.model_validate_json(arrays["about"].tobytes())
         texts = _split(arrays["text"], arrays["text_offsets"])
@@ -137,22 +145,25 @@ def read_archive(path: Path) -> Archive:
     return archive
 
 
-def _load(path: Path) -> Mapping[str, Array]:
+def read_arrays(
+    path: Path, kinds: Mapping[str, tuple[str, int]], remedy: str
+) -> Mapping[str, Array]:
+    """Read an .npz whose arrays are of `kinds`: a name's type and number of dimensions.
+
+    Raises ArchiveError, which tells the `remedy` when there is no file.
+    """
     try:
         # numpy leaves a damaged file open when it opened the file itself
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            missing = [name for name in _NAMES if name not in archive]
+            missing = [name for name in kinds if name not in archive]
             if missing:
                 raise ArchiveError(f"{path} lacks the array {', '.join(missing)}")
-            arrays = {name: archive[name] for name in _NAMES}
+            arrays = {name: archive[name] for name in kinds}
     except FileNotFoundError:
-        raise ArchiveError(
-            f"{path} does not exist: restore it from the repository, or build it with "
-            f"`python -m backends.training.sample --out {path}`"
-        ) from None
+        raise ArchiveError(f"{path} does not exist: {remedy}") from None
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, TypeError) as error:
         raise ArchiveError(f"{path} is damaged or no .npz of plain arrays: {error}") from error
-    for name, (dtype, rank) in _KINDS.items():
+    for name, (dtype, rank) in kinds.items():
         found = arrays[name]
         if found.dtype != dtype or found.ndim != rank:
             raise ArchiveError(
@@ -191,10 +202,11 @@ def _find_fault(archive: Archive) -> str:
         return "holds an id that is not positive or occurs twice"
     if len(set(archive.texts)) != rows:
         return "holds the same text twice"
-    return _find_chain_fault(archive.chain, archive.about.chains)
+    return find_chain_fault(archive.chain, archive.about.chains)
 
 
-def _find_chain_fault(chain: Array, sources: Sequence[Source]) -> str:
+def find_chain_fault(chain: Array, sources: Sequence[Source]) -> str:
+    """Say, as the end of a sentence, how rows and sources disagree; nothing when they agree."""
     found = np.unique(chain)
     if not np.array_equal(found, np.arange(len(sources))) or (np.diff(chain) < 0).any():
         return (

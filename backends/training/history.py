@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from backends.training.baselines import WATCHED
@@ -25,7 +26,8 @@ def write_history(folder: Path, arm: str, history: Sequence[dict[str, float]]) -
     hits.legend(frameon=False)
     for axes in (loss, hits):
         axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(folder / "history.svg")
+    with rc_context({"svg.hashsalt": arm}):  # the same figures give the same bytes
+        figure.savefig(folder / "history.svg", metadata={"Date": None})
 
 
 def _best_baseline(record: dict[str, float], k: int) -> float:

@@ -46,6 +46,14 @@ def choose_questions(
     return questions
 
 
+def thin(questions: Sequence[Question], most: int, seed: int) -> list[Question]:
+    """Keep `most` of the questions at random, in their order; the same ones for the same seed."""
+    if most >= len(questions):
+        return list(questions)
+    kept = np.random.default_rng([seed, 5]).choice(len(questions), most, replace=False)
+    return [questions[place] for place in np.sort(kept)]
+
+
 def name_bucket(low: int, high: int) -> str:
     """Name a bucket as the table does."""
     if low == BUCKETS[0][0]:

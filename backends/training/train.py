@@ -9,7 +9,6 @@ import time
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 import torch
@@ -30,7 +29,6 @@ from backends.training.state import Position, load_state, save_state
 from backends.training.validation import Validation, context_of, prepare, validate
 from backends.training.windows import Window, cut_windows, pick_positions, shuffle_batches
 
-SAVE_EVERY_S: Final = 60.0
 _SAMPLED, _SAMPLED_LENGTH = 512, 64
 """Windows, and vectors in each, that the starting weights are fitted to."""
 
@@ -48,6 +46,7 @@ class _Training:
     position: Position
     bar: Progress
     task: TaskID
+    save_every_s: float
 
     @property
     def dtype(self) -> torch.dtype:
@@ -55,9 +54,16 @@ class _Training:
 
 
 def train(
-    corpus: Corpus, sides: Sides, recipe: Recipe, folder: Path, progress: Progress
+    corpus: Corpus,
+    sides: Sides,
+    recipe: Recipe,
+    folder: Path,
+    progress: Progress,
+    save_every_s: float = 60.0,
 ) -> Position:
     """Train until the epochs are over or patience is; return where it ended.
+
+    The state is saved every `save_every_s` seconds and after each epoch.
 
     Raises state.ResumeError when the folder holds a training of another recipe.
     """
@@ -73,7 +79,7 @@ def train(
     run = _Training(
         recipe, corpus, sides, folder, model, optimizer,
         prepare(corpus, list(sides.validation), rows, recipe), rows,
-        position, progress, progress.add_task(recipe.arm),
+        position, progress, progress.add_task(recipe.arm), save_every_s,
     )  # fmt: skip
     while position.epoch < recipe.epochs and position.worse < recipe.patience:
         _run_epoch(run)
@@ -105,7 +111,7 @@ def _run_epoch(run: _Training) -> None:
         last = position.history[-1]["hit@5"] if position.history else 0.0
         words = f"epoch {position.epoch + 1} loss {np.mean(newest):.4f} Hit@5 {last:.1f}"
         run.bar.update(run.task, advance=1, description=f"{recipe.arm} {words}")
-        if time.monotonic() - saved > SAVE_EVERY_S:
+        if time.monotonic() - saved >= run.save_every_s:
             position.seconds += time.monotonic() - began
             saved = began = time.monotonic()
             save_state(run.folder, run.model, run.optimizer, position, recipe)

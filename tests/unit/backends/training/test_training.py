@@ -36,11 +36,11 @@ def tiny(**more: object) -> Recipe:
     return recipe_for("phase1", **{**settings, **more})
 
 
-def run(folder: Path, recipe: Recipe) -> Position:
+def run(folder: Path, recipe: Recipe, save_every_s: float = 60.0) -> Position:
     torch.set_num_threads(1)  # the work is too small to share
     corpus = make_corpus(folder.parent / "corpus")
     with Progress(disable=True) as progress:
-        return train(corpus, SIDES, recipe, folder, progress)
+        return train(corpus, SIDES, recipe, folder, progress, save_every_s)
 
 
 def test_a_training_writes_loadable_weights_its_config_and_its_history(tmp_path: Path) -> None:
@@ -64,7 +64,6 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = run(tmp_path / "whole", tiny())
-    monkeypatch.setattr(training, "SAVE_EVERY_S", -1.0)  # after every step
     step = training._step
     taken: list[int] = []
 
@@ -76,7 +75,7 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(
 
     monkeypatch.setattr(training, "_step", dying)
     with pytest.raises(KilledError):
-        run(tmp_path / "killed", tiny())
+        run(tmp_path / "killed", tiny(), save_every_s=0)  # after every step
     monkeypatch.setattr(training, "_step", step)
     resumed = run(tmp_path / "killed", tiny())
     assert resumed.best == whole.best

@@ -8,13 +8,15 @@ from backends.training.archive import About, Source
 from backends.training.corpus import Corpus, open_corpus, write_corpus
 
 
-def source(title: str) -> Source:
+def source(title: str, licence: str = "CC0-1.0") -> Source:
     return Source(
-        title=title, package="p", version="1", files=("f",), licence="CC0-1.0", copyright="none"
+        title=title, package="p", version="1", files=("f",), licence=licence, copyright="none"
     )
 
 
-def make_corpus(folder: Path, chains: int = 30, length: int = 24) -> Corpus:
+def make_corpus(
+    folder: Path, chains: int = 30, length: int = 24, licence: str = "CC0-1.0", first_id: int = 1
+) -> Corpus:
     rng = np.random.default_rng(0)
     rows = chains * length
     steps = rng.normal(size=(rows, 768)).astype(np.float32)
@@ -24,13 +26,12 @@ def make_corpus(folder: Path, chains: int = 30, length: int = 24) -> Corpus:
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "vectors.npy", vectors.astype(np.float16))
-    about = About(
-        encoder="none", pooling="none", chains=tuple(source(f"chain {i}") for i in range(chains))
-    )
+    sources = tuple(source(f"chain {i}", licence) for i in range(chains))
+    about = About(encoder="none", pooling="none", chains=sources)
     write_corpus(
         folder,
         about,
-        ids=np.arange(1, rows + 1, dtype=np.int64),
+        ids=np.arange(first_id, first_id + rows, dtype=np.int64),
         chain=np.repeat(np.arange(chains, dtype=np.int16), length),
         text=np.zeros(rows, dtype=np.uint8) + ord("a"),
         text_offsets=np.arange(rows + 1, dtype=np.int64),
