@@ -10,8 +10,10 @@ import structlog
 from pydantic import ValidationError
 
 from backends import bank, telemetry
-from backends.app import ModelServer
+from backends.app import MIB, ModelServer
+from backends.engine.make import make_engine
 from backends.predictor import Predictor
+from backends.prefix import PrefixStates
 from backends.settings import Settings
 
 
@@ -24,6 +26,7 @@ def main() -> None:
         arm=settings.arm,
         version=_version(),
         queue_limit=settings.queue_limit,
+        batch_limit=settings.batch_limit,
         max_context=settings.max_context,
         max_body_mb=settings.max_body_mb,
     )
@@ -35,22 +38,22 @@ def main() -> None:
 def load(settings: Settings) -> Predictor:
     """Load what the settings name; the engine's thread calls it. Raises LoadError."""
     vectors = bank.load(settings.bank)
-    # torch takes seconds to import. Here, the server is live meanwhile, and a wrong setting or a
-    # port in use is told at once.
-    from backends import checkpoint  # noqa: PLC0415 - see above
-    from backends.engine.torch_cpu import TorchEngine  # noqa: PLC0415 - see above
-
-    weights = (
-        checkpoint.load(settings.checkpoint)
-        if settings.checkpoint
-        else checkpoint.seeded(settings.seed)
+    # The engine may import torch, which takes seconds. Here, the server is live meanwhile, and a
+    # wrong setting or a port in use is told at once.
+    made = make_engine(
+        settings.engine,
+        settings.checkpoint,
+        seed=settings.seed,
+        threads=settings.threads,
+        device=settings.device,
     )
     return Predictor(
-        engine=TorchEngine(weights, threads=settings.threads),
+        engine=made.engine,
         bank=vectors,
         window=settings.max_length,
-        checkpoint=weights.identity,
-        trained=weights.trained,
+        checkpoint=made.checkpoint,
+        trained=made.trained,
+        prefixes=PrefixStates(settings.prefix_mb * MIB),
     )
 
 

@@ -34,7 +34,7 @@ from backends.errors import (
 from backends.metrics import Metrics
 from backends.predictor import Predictor
 from backends.protocol import Prediction, ProtocolError, Request
-from backends.worker import Worker
+from backends.worker import BATCH, Worker
 
 LONG_BODY: Final = 256 * 1024
 """Bytes; more than this is parsed in a thread, which the loop runs beside between two C calls."""
@@ -56,6 +56,7 @@ class ModelServer:
         queue_limit: int,
         max_context: int,
         max_body_mb: int,
+        batch_limit: int = BATCH,
         give_up: Callable[[], None] = telemetry.stop,
     ) -> None:
         registry: CollectorRegistry = telemetry.new_registry()
@@ -67,7 +68,9 @@ class ModelServer:
         self._max_context = max_context
         self._max_body = max_body_mb * MIB
         self._metrics = Metrics(registry)
-        self._worker = Worker(queue_limit=queue_limit, metrics=self._metrics)
+        self._worker = Worker(
+            queue_limit=queue_limit, batch_limit=batch_limit, metrics=self._metrics
+        )
         self.app = FastAPI(title="turnout model server", openapi_url=None, lifespan=self._lifespan)
         self.app.add_middleware(telemetry.RequestTelemetry, registry=registry)
         self.app.add_route("/metrics", telemetry.metrics_endpoint(registry))

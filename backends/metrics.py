@@ -1,29 +1,57 @@
 """What a model server measures beside its HTTP requests. Labels come from closed sets."""
 
+from collections.abc import Sequence
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from backends.predictor import Task
+
 LENGTH_BORDERS: Final = (100, 200, 350, 500)
-SECONDS: Final = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 1.0, 3.0, 10.0, 30.0)
+SIZES: Final = (1, 2, 4, 8, 16, 32, 64)
+SECONDS: Final = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 1.0, 3.0, 10.0, 30.0)
 
 
 class Metrics:
     """The instruments of one app, in its registry."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.queue_wait = Histogram(
+        self._queue_wait = Histogram(
             "backend_queue_wait_seconds",
-            "From a request's admission to its turn",
-            buckets=SECONDS,
-            registry=registry,
-        )
-        self.engine = Histogram(
-            "backend_engine_seconds",
-            "Model and neighbours of one request, by vectors in its window",
+            "From a request's admission to its turn, by vectors in its window",
             ("length",),
             buckets=SECONDS,
             registry=registry,
+        )
+        self._engine = Histogram(
+            "backend_engine_seconds",
+            "The engine's time for a batch, by vectors in its longest window",
+            ("length",),
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._batch_size = Histogram(
+            "backend_batch_size_requests",
+            "Requests that the engine read together, by vectors in the longest window",
+            ("length",),
+            buckets=SIZES,
+            registry=registry,
+        )
+        self._vectors = Counter(
+            "backend_vectors",
+            "Vectors of batches: read; known (skipped, their prefix's state was kept); padding "
+            "(what an engine that pads would read besides)",
+            ("kind",),
+            registry=registry,
+        )
+        self._prefixes = Counter(
+            "backend_prefix_lookups",
+            "Requests by what the known prefixes did for them; slid: longer than the window",
+            ("outcome", "length"),
+            registry=registry,
+        )
+        self.prefix_bytes = Gauge(
+            "backend_prefix_states_bytes", "Bytes of the kept prefixes' states", registry=registry
         )
         self.in_flight = Gauge(
             "backend_in_flight_requests", "Requests that wait or run", registry=registry
@@ -33,6 +61,24 @@ class Metrics:
             "backend_errors", "Requests refused or failed", ("kind",), registry=registry
         )
         self.ready = Gauge("backend_ready", "1 when the model is loaded", registry=registry)
+
+    def prefix(self, outcome: str, task: Task) -> None:
+        """Count what the known prefixes did for a request."""
+        self._prefixes.labels(outcome, length_label(len(task.question.window))).inc()
+
+    def waited(self, task: Task, seconds: float) -> None:
+        """Count a request's wait for its turn."""
+        self._queue_wait.labels(length_label(len(task.question.window))).observe(seconds)
+
+    def batch(self, tasks: Sequence[Task], engine_s: float) -> None:
+        """Count what the engine read together."""
+        label = length_label(max(len(task.question.window) for task in tasks))
+        self._engine.labels(label).observe(engine_s)
+        self._batch_size.labels(label).observe(len(tasks))
+        lengths = [task.length for task in tasks]
+        self._vectors.labels("read").inc(sum(lengths))
+        self._vectors.labels("padding").inc(max(lengths) * len(lengths) - sum(lengths))
+        self._vectors.labels("known").inc(sum(task.known.length for task in tasks))
 
 
 def length_label(length: int) -> str:

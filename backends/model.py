@@ -25,11 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own custom
 
-DIMENSION: Final = 768
-HIDDEN: Final = 512
-LAYERS: Final = 4
-SLOTS: Final = 2048
-HEAD: Final = 1024
+from backends.shape import DIMENSION, HEAD, HIDDEN, LAYERS, SLOTS
+
 DROPOUT: Final = 0.1
 
 Delta = Literal["unit", "free"]

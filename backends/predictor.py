@@ -1,14 +1,64 @@
-"""One request's work, start to end, in the engine's thread: window, model, neighbours."""
+"""One request's work: window, prefix, model, neighbours.
 
-from dataclasses import dataclass
-from typing import Any
+`prepare` and `settle` belong to the event loop, which owns the known prefixes; `read` belongs to
+the engine's thread. A request that fails fails alone: what its batch's neighbours get is what they
+would have got without it.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
 
 import numpy as np
 
 from backends.bank import Bank
-from backends.engine.port import Engine
+from backends.engine.port import Engine, Piece, Reading, State, warm
 from backends.errors import NotFiniteError
-from backends.protocol import Prediction, Request
+from backends.prefix import NOTHING, Known, Link, PrefixStates, links_of
+from backends.protocol import DIMENSION, Floats, Prediction, Request
+
+PrefixOutcome = Literal["hit", "miss", "slid", "off"]
+NO_STATES: Final = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Question:
+    """A request with its window [n, 768] and the window's links (none where no prefix can be)."""
+
+    request: Request
+    window: Floats
+    links: tuple[Link, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Task:
+    """A question and the longest prefix of it that is known: what the engine reads is the rest."""
+
+    question: Question
+    known: Known = NOTHING
+
+    @property
+    def length(self) -> int:
+        """Vectors to read."""
+        return len(self.question.window) - self.known.length
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """What became of a task: a prediction and the state after its window, or what failed."""
+
+    prediction: Prediction | None
+    state: State | None = None
+    error: Exception | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """The outcomes of tasks, in their order, and what the engine alone took, in seconds."""
+
+    outcomes: tuple[Outcome, ...]
+    engine_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,25 +70,69 @@ class Predictor:
     window: int
     checkpoint: str
     trained: bool
+    prefixes: PrefixStates = field(default_factory=lambda: PrefixStates(NO_STATES))
 
-    def predict(self, request: Request) -> Prediction:
-        """Predict from the newest `window` vectors; neighbours exclude the whole context.
-
-        Raises NotFiniteError when the model's answer is not finite, which the context is.
-        """
+    def question(self, request: Request) -> Question:
+        """Cut a request's window and link it: 1.2 ms for 500 vectors, safe in any thread."""
         window = request.context[-self.window :]
-        with np.errstate(all="ignore"):
-            vector = self.engine.run(window)
-        if not np.isfinite(vector).all():
-            raise NotFiniteError(
+        linked = self.prefixes.enabled and len(window) == request.length
+        return Question(request, window, tuple(links_of(window)) if linked else ())
+
+    def prepare(self, question: Question) -> Task:
+        """Find what is known of a question's window."""
+        return Task(question, self.prefixes.longest(question.links))
+
+    def prefix_outcome(self, task: Task) -> PrefixOutcome:
+        """Name what the known prefixes did for a task."""
+        if not self.prefixes.enabled:
+            return "off"
+        if not task.question.links:
+            return "slid"
+        return "hit" if task.known.length else "miss"
+
+    def read(self, tasks: Sequence[Task]) -> Batch:
+        """Read tasks as one batch; one by one when the batch fails as a whole."""
+        pieces = [Piece(t.question.window[t.known.length :], t.known.state) for t in tasks]
+        began = time.perf_counter()
+        try:
+            readings = self.engine.run(pieces)
+        except Exception as error:  # noqa: BLE001 - it belongs to one of these requests
+            if len(tasks) == 1:
+                return Batch((Outcome(None, error=error),), time.perf_counter() - began)
+            alone = [self.read([task]) for task in tasks]
+            outcomes = tuple(batch.outcomes[0] for batch in alone)
+            return Batch(outcomes, sum(batch.engine_s for batch in alone))
+        engine_s = time.perf_counter() - began
+        return Batch(tuple(map(self._finish, tasks, readings)), engine_s)
+
+    def settle(self, task: Task, outcome: Outcome) -> None:
+        """Keep what is now known of a task's window."""
+        if task.question.links and outcome.state is not None:
+            self.prefixes.keep(task.question.links[-1], outcome.state)
+
+    def warm(self) -> float:
+        """Prepare the engine for the first request; return its seconds for one vector, about."""
+        warm(self.engine, self.window)
+        began = time.perf_counter()
+        self.engine.run([Piece(np.zeros((self.window, DIMENSION), np.float32))])
+        return (time.perf_counter() - began) / self.window
+
+    def _finish(self, task: Task, reading: Reading) -> Outcome:
+        request, window = task.question.request, task.question.window
+        if not np.isfinite(reading.vector).all():
+            error = NotFiniteError(
                 "the engine failed: the model's answer is not finite, though every number of the "
                 f"context is (the largest is {np.abs(window).max():.3g}; vectors of length 1 are "
                 "expected)"
             )
-        exclude = request.context if request.exclude_context else None
-        ids, scores = self.bank.search(vector, request.top_k, exclude)
-        return Prediction(
-            vector=vector,
+            return Outcome(None, error=error)
+        try:
+            exclude = request.context if request.exclude_context else None
+            ids, scores = self.bank.search(reading.vector, request.top_k, exclude)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to this request
+            return Outcome(None, error=error)
+        prediction = Prediction(
+            vector=reading.vector,
             ids=ids,
             scores=scores,
             length=request.length,
@@ -46,6 +140,7 @@ class Predictor:
             checkpoint=self.checkpoint,
             bank=self.bank.identity,
         )
+        return Outcome(prediction, reading.state)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -59,6 +154,7 @@ class Predictor:
             "bank": self.bank.identity,
             "bank_size": self.bank.size,
             "engine": engine.name,
+            "weights_type": engine.weights,
             "device": engine.device,
             "threads": engine.threads,
         }

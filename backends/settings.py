@@ -31,6 +31,21 @@ class Settings(BaseSettings):
         default=0, ge=0, description="Seed of the untrained weights, when there is no checkpoint."
     )
     threads: int = Field(default=1, gt=0, description="Threads of the engine.")
+    engine: Literal["auto", "compiled", "torch"] = Field(
+        default="auto",
+        description="What runs the model; auto: compiled if it was built, else torch.",
+    )
+    device: Literal["cpu", "cuda"] = Field(
+        default="cpu", description="Where the model runs; cuda needs a CUDA build of torch."
+    )
+    batch_limit: int = Field(
+        default=16, gt=0, description="Requests that the engine reads at once, at most."
+    )
+    prefix_mb: int = Field(
+        default=96,
+        ge=0,
+        description="MiB for the states of known prefixes, about 120 a MiB; 0 keeps none.",
+    )
     queue_limit: int = Field(
         default=64, gt=0, description="Requests that may wait; one more is answered with 503."
     )

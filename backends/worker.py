@@ -1,11 +1,12 @@
 """The queue before the engine's thread.
 
 Everything but the work itself happens on the event loop, so there is no lock: requests wait in a
-deque, one dispatcher task takes them in order and hands each to the only engine thread. A request
-leaves the deque when its turn comes, when its deadline passes, or when its caller is cancelled
-because the client left; in the last two cases it never costs the engine anything. A full deque
-refuses at once. A request that fails fails alone. A worker that stops finishes the request that
-runs and fails those that wait: no caller is left without an answer.
+list, and whenever the engine's only thread is free one dispatcher task chooses the next batch
+(batching.py) and hands it over. A lone request never waits for company. A request leaves the queue
+when its turn comes, when its deadline passes, or when its caller is cancelled because the client
+left; in the last two cases it never costs the engine anything. A full queue refuses at once. A
+request that fails fails alone. A worker that stops finishes the batch that runs and fails those
+that wait: no caller is left without an answer.
 
 The engine is made in its own thread too (`load`), while the server already answers.
 """
@@ -13,22 +14,27 @@ The engine is made in its own thread too (`load`), while the server already answ
 import asyncio
 import contextlib
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Final
 
+from backends.batching import Waiting, choose
 from backends.errors import DeadlineError, NotReadyError, OverloadedError, StoppingError
-from backends.metrics import Metrics, length_label
-from backends.predictor import Predictor
+from backends.metrics import Metrics
+from backends.predictor import Predictor, Question, Task
 from backends.protocol import Prediction, Request
+
+BATCH: Final = 16
+LONG_WINDOW: Final = 64
+"""Vectors; hashing more than this takes longer than a thread's turn costs."""
 
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    request: Request
+    task: Task
+    waiting: Waiting
     future: asyncio.Future[Prediction]
-    admitted_at: float = field(default_factory=time.perf_counter)
 
     def fail(self, error: Exception) -> None:
         """Let the caller see `error`, if it still waits."""
@@ -37,21 +43,23 @@ class _Job:
 
 
 class Worker:
-    """Runs requests through one predictor, one at a time. Belongs to one event loop."""
+    """Runs requests through one predictor, a batch at a time. Belongs to one event loop."""
 
-    def __init__(self, *, queue_limit: int, metrics: Metrics) -> None:
+    def __init__(self, *, queue_limit: int, metrics: Metrics, batch_limit: int = BATCH) -> None:
         self._limit = queue_limit
+        self._largest = batch_limit
         self._metrics = metrics
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
-        self._waiting: deque[_Job] = deque()
+        self._queue: list[_Job] = []
         self._arrived = asyncio.Event()
         self._dispatcher: asyncio.Task[None] | None = None
         self._stopping = False
+        self._pace = 0.0
         self.predictor: Predictor | None = None
 
     def __repr__(self) -> str:
         state = "ready" if self.predictor else "loading"
-        return f"<Worker {state}, {len(self._waiting)} of {self._limit} waiting>"
+        return f"<Worker {state}, {len(self._queue)} of {self._limit} waiting>"
 
     async def start(self, load: Callable[[], Predictor]) -> None:
         """Make the predictor in the engine's thread, warm it, and begin to take requests.
@@ -59,80 +67,134 @@ class Worker:
         Raises what `load` raises.
         """
 
-        def load_warm() -> Predictor:
+        def load_warm() -> tuple[Predictor, float]:
             predictor = load()
-            predictor.engine.warm(predictor.window)
-            return predictor
+            return predictor, predictor.warm()
 
         loop = asyncio.get_running_loop()
-        self.predictor = await loop.run_in_executor(self._thread, load_warm)
-        self._dispatcher = asyncio.create_task(self._dispatch(self.predictor))
+        predictor, self._pace = await loop.run_in_executor(self._thread, load_warm)
+        self.predictor = predictor
+        self._dispatcher = asyncio.create_task(self._dispatch(predictor))
         self._metrics.ready.set(1)
 
     async def stop(self) -> None:
-        """Finish the request that runs, fail those that wait or come later, and end the thread.
+        """Finish the batch that runs, fail those that wait or come later, and end the thread.
 
-        Cancelled meanwhile, it fails the request that runs as well.
+        Cancelled meanwhile, it fails the requests that run as well.
         """
         self._metrics.ready.set(0)
         self._stopping = True
-        while self._waiting:
-            self._waiting.popleft().fail(_stopping())
+        for job in self._queue:
+            job.fail(_stopping())
+        self._queue.clear()
         self._arrived.set()
         if self._dispatcher:
             await self._dispatcher
         await asyncio.to_thread(self._thread.shutdown)
 
-    async def predict(self, request: Request, *, timeout_s: float | None = None) -> Prediction:
+    async def predict(
+        self, request: Request, *, timeout_s: float | None = None, mirrored: bool = False
+    ) -> Prediction:
         """Wait for the request's turn and its answer, for at most `timeout_s` seconds.
 
-        Raises NotReadyError, StoppingError, OverloadedError (the queue is full), DeadlineError, and
-        what the predictor raises. Cancel it when the client has left.
+        A `mirrored` request waits behind all that are not. Raises NotReadyError, StoppingError,
+        OverloadedError (the queue is full), DeadlineError, and what the predictor raises. Cancel it
+        when the client has left.
         """
+        began = time.perf_counter()
+        predictor = self._ready()
+        with self._metrics.in_flight.track_inprogress():
+            try:
+                async with asyncio.timeout(timeout_s):
+                    question = await _question(predictor, request)
+                    return await self._wait(predictor, question, began, timeout_s, mirrored)
+            except TimeoutError:
+                raise DeadlineError(
+                    "no answer within the deadline: gave up after "
+                    f"{time.perf_counter() - began:.3f} s"
+                ) from None
+
+    def _ready(self) -> Predictor:
+        """Return the predictor, if one more request may wait for it now."""
         if self._stopping:
             raise _stopping()
         if self.predictor is None:
             raise NotReadyError("the model is still being loaded: try again in a second")
-        if len(self._waiting) >= self._limit:
+        if len(self._queue) >= self._limit:
             raise OverloadedError(f"{self._limit} requests wait already: try again in a second")
-        job = _Job(request, asyncio.get_running_loop().create_future())
-        self._waiting.append(job)
+        return self.predictor
+
+    async def _wait(
+        self,
+        predictor: Predictor,
+        question: Question,
+        began: float,
+        timeout_s: float | None,
+        mirrored: bool,
+    ) -> Prediction:
+        self._ready()  # again: linking may have taken a while
+        task = predictor.prepare(question)
+        self._metrics.prefix(predictor.prefix_outcome(task), task)
+        deadline = None if timeout_s is None else began + timeout_s
+        waiting = Waiting(task.length, began, deadline, mirrored)
+        job = _Job(task, waiting, asyncio.get_running_loop().create_future())
+        self._queue.append(job)
         self._arrived.set()
         try:
-            with self._metrics.in_flight.track_inprogress():
-                async with asyncio.timeout(timeout_s):
-                    return await job.future
-        except TimeoutError:
-            waited = time.perf_counter() - job.admitted_at
-            raise DeadlineError(
-                f"no answer within the deadline: gave up after {waited:.3f} s"
-            ) from (None)
+            return await job.future
         finally:
             with contextlib.suppress(ValueError):  # it has had its turn
-                self._waiting.remove(job)
+                self._queue.remove(job)
 
     async def _dispatch(self, predictor: Predictor) -> None:
         loop = asyncio.get_running_loop()
         while not self._stopping:
             await self._arrived.wait()
-            if not self._waiting:
+            jobs = self._choose()
+            if not jobs:
                 self._arrived.clear()
                 continue
-            job = self._waiting.popleft()
-            began = time.perf_counter()
-            self._metrics.queue_wait.observe(began - job.admitted_at)
+            tasks = [job.task for job in jobs]
             try:
-                answer = await loop.run_in_executor(self._thread, predictor.predict, job.request)
+                batch = await loop.run_in_executor(self._thread, predictor.read, tasks)
             except asyncio.CancelledError:
-                job.fail(_stopping())
+                for job in jobs:
+                    job.fail(_stopping())
                 raise
-            except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to this request
-                job.fail(error)
-            else:
-                seconds = time.perf_counter() - began
-                self._metrics.engine.labels(length_label(answer.window)).observe(seconds)
-                if not job.future.done():
-                    job.future.set_result(answer)
+            except Exception as error:  # noqa: BLE001 - a fault of ours: nobody may wait for ever
+                for job in jobs:
+                    job.fail(error)
+                continue
+            self._metrics.batch(tasks, batch.engine_s)
+            for job, outcome in zip(jobs, batch.outcomes, strict=True):
+                predictor.settle(job.task, outcome)
+                if outcome.prediction is None:
+                    job.fail(outcome.error or RuntimeError("no answer and no error"))
+                elif not job.future.done():
+                    job.future.set_result(outcome.prediction)
+            self._metrics.prefix_bytes.set(predictor.prefixes.bytes_held)
+
+    def _choose(self) -> Sequence[_Job]:
+        """Take the next batch out of the queue."""
+        now = time.perf_counter()
+        choice = choose(
+            [job.waiting for job in self._queue], now, largest=self._largest, pace=self._pace
+        )
+        for place in choice.expired:
+            self._queue[place].fail(DeadlineError("no answer within the deadline"))
+        jobs = [self._queue[place] for place in choice.batch]
+        gone = {*choice.batch, *choice.expired}
+        self._queue = [job for place, job in enumerate(self._queue) if place not in gone]
+        for job in jobs:
+            self._metrics.waited(job.task, now - job.waiting.admitted_at)
+        return jobs
+
+
+async def _question(predictor: Predictor, request: Request) -> Question:
+    """Link a request's window, a long one in another thread: hashing lets go of the lock."""
+    if request.length <= LONG_WINDOW or not predictor.prefixes.enabled:
+        return predictor.question(request)
+    return await asyncio.to_thread(predictor.question, request)
 
 
 def _stopping() -> StoppingError:

@@ -2,8 +2,9 @@
 
 Where a training begins decides how far a small machine gets. From torch's own weights, 800 steps
 did not even find "the mean of the last few vectors", which needs no training at all. `integrate`
-begins there: half of the units of each layer carry the context's main components through the GRU
-as a leaky mean, the head turns them back into a vector, and training can only improve on it.
+begins beyond it: the units of each layer carry the context's main components through the GRU as a
+leaky mean, and the head turns them back into a vector. On the way the components are whitened by
+half: what all texts share says little about which comes next, and it would drown what does.
 """
 
 import math
@@ -12,20 +13,23 @@ from typing import Final, cast
 import torch
 from torch import Tensor, nn
 
-from backends.model import DIMENSION, HIDDEN, LAYERS, Config, MemoryAugmentedGRU
+from backends.model import Config, MemoryAugmentedGRU
 from backends.protocol import Floats
+from backends.shape import DIMENSION, HIDDEN, LAYERS
 from backends.training.recipe import Recipe
 
 _KEPT: Final = 0.9
 """Of the memory, at each write of the original."""
-_CARRIED: Final = HIDDEN // 2
-"""Components that `integrate` carries: GELU keeps a sign only in a pair of the fusion's units."""
-_OPEN: Final = -2.0
-"""An update gate's bias that lets nearly all of the new state through: sigmoid(-2) = 0.12."""
-_SPREAD: Final = 10.0
-"""Brings the carried components, about 0.03 each, into GELU's working range."""
-_DELTA: Final = 1.5
-"""The delta's mean length at the start, beside the last vector's 1."""
+_OPEN: Final = -3.0
+"""An update gate's bias that lets nearly all of the new state through: sigmoid(-3) = 0.05."""
+_CARRIED: Final = 0.15
+"""A carried component's root mean square: small, where tanh is all but linear."""
+_FLOOR: Final = 1e-3
+"""Added to a component's variance before it is divided by the root: rare ones stay quiet."""
+_LIFT: Final = 4.0
+"""Lifts the fusion's units to where GELU is all but linear; its norm takes the lift off again."""
+_DELTA: Final = 6.0
+"""The delta's mean length at the start, beside the last vector's 1: it is what predicts."""
 
 
 def new_model(recipe: Recipe, sample: Floats) -> MemoryAugmentedGRU:
@@ -35,6 +39,10 @@ def new_model(recipe: Recipe, sample: Floats) -> MemoryAugmentedGRU:
     components and its scale from.
     """
     model = MemoryAugmentedGRU(Config(delta=recipe.delta))
+    model.gru.dropout = recipe.dropout
+    for part in model.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = recipe.dropout
     if recipe.chrono:
         remember_long(model, recipe.chrono)
     if recipe.zero_head:
@@ -48,16 +56,17 @@ def new_model(recipe: Recipe, sample: Floats) -> MemoryAugmentedGRU:
 
 @torch.no_grad()
 def integrate(model: MemoryAugmentedGRU, sample: Floats, decay: float) -> None:
-    """Begin at normalize(last + 1.5 normalize(leaky mean of the context)), near enough.
+    """Begin at normalize(last + 6 normalize(W leaky mean of the context)), near enough.
 
-    The leaky mean h <- decay h + (1 - decay) x runs over the 256 main components of `sample`
-    [m, n, 768], in the last layer; the layers below hand the components on. The other half of the
-    units, the gates' weights and the memory keep torch's values.
+    W is C^-1/2, where C is the second moment of `sample` [m, n, 768], on its 512 main components.
+    The leaky mean h <- decay h + (1 - decay) x runs in the last layer; the layers below hand the
+    components on. The gates' weights and the memory keep torch's values.
     """
     context = torch.from_numpy(sample)
-    main = _main_components(context.flatten(0, 1))  # [768, 256]
+    main, variances = _main_components(context.flatten(0, 1))  # [768, 512], [512]
+    whitened = main * (variances + _FLOOR).rsqrt()
     for layer in range(LAYERS):
-        _carry(model.gru, layer, main, decay)
+        _carry(model.gru, layer, whitened, decay)
     _read_out(model, main)
     model.eval()
     length = model(context).norm(dim=-1).mean()
@@ -65,20 +74,20 @@ def integrate(model: MemoryAugmentedGRU, sample: Floats, decay: float) -> None:
 
 
 def _carry(gru: nn.GRU, layer: int, main: Tensor, decay: float) -> None:
-    """Let the layer's first 256 units follow the components that reach it, `main` [768, 256]."""
+    """Let the layer's units follow the components that reach it, `main` [768, 512]."""
     weights = {
         name: cast("Tensor", getattr(gru, f"{name}_l{layer}"))
         for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
     }
-    new = slice(2 * HIDDEN, 2 * HIDDEN + _CARRIED)  # the candidate state's rows
-    update = slice(HIDDEN, HIDDEN + _CARRIED)
+    new = slice(2 * HIDDEN, 3 * HIDDEN)  # the candidate state's rows
+    update = slice(HIDDEN, 2 * HIDDEN)
     if layer == 0:
         # The norm brings a vector of length 1 to length sqrt(768); so large an input would also
         # slam the gates to and fro.
         weights["weight_ih"][:, :DIMENSION] *= 0.1
-        carry = main.T / math.sqrt(DIMENSION)
+        carry = _CARRIED * main.T / math.sqrt(DIMENSION)
     else:
-        carry = torch.eye(_CARRIED)
+        carry = torch.eye(HIDDEN)
     for weight in weights.values():
         weight[new] = 0
     weights["weight_ih"][new, : carry.shape[1]] = carry
@@ -87,18 +96,20 @@ def _carry(gru: nn.GRU, layer: int, main: Tensor, decay: float) -> None:
 
 
 def _read_out(model: MemoryAugmentedGRU, main: Tensor) -> None:
-    """Let fusion and head turn the last layer's first 256 units back into a vector."""
-    signed = torch.cat([torch.eye(_CARRIED), -torch.eye(_CARRIED)])  # [512, 256]
+    """Let fusion and head turn the last layer's units back into a vector.
+
+    gelu(u) - gelu(-u) = u: a pair of the head's 1,024 units hands each component on exactly.
+    """
+    signed = torch.cat([torch.eye(HIDDEN), -torch.eye(HIDDEN)])  # [1024, 512]
     into = _linear(model.fusion, 0)
     into.weight.zero_()
-    into.weight[:, :_CARRIED] = _SPREAD * signed
-    into.bias.zero_()
+    into.weight[:, :HIDDEN] = torch.eye(HIDDEN)
+    into.bias.fill_(_LIFT)
     middle = _linear(model.output_proj, 0)
-    middle.weight[:HIDDEN] = signed @ signed.T
-    middle.bias[:HIDDEN] = 0
+    middle.weight.copy_(signed)
+    middle.bias.zero_()
     out = _linear(model.output_proj, -1)
-    out.weight.zero_()
-    out.weight[:, :HIDDEN] = main @ signed.T
+    out.weight.copy_(main @ signed.T)
     out.bias.zero_()
 
 
@@ -107,10 +118,13 @@ def _linear(layers: nn.Sequential, place: int) -> nn.Linear:
     return cast("nn.Linear", layers[place])
 
 
-def _main_components(vectors: Tensor) -> Tensor:
-    """Return the directions [768, 256] in which `vectors` [m, 768] are longest, longest first."""
-    directions: Tensor = torch.linalg.eigh(vectors.T @ vectors).eigenvectors
-    return directions.flip(1)[:, :_CARRIED].contiguous()
+def _main_components(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the directions [768, 512] in which `vectors` [m, 768] are longest, longest first.
+
+    And the mean square of the vectors in each, [512].
+    """
+    found = torch.linalg.eigh(vectors.T @ vectors / len(vectors))
+    return found.eigenvectors.flip(1)[:, :HIDDEN].contiguous(), found.eigenvalues.flip(0)[:HIDDEN]
 
 
 @torch.no_grad()

@@ -37,6 +37,9 @@ class Recipe(BaseModel):
     negatives: int = Field(
         2048, ge=0, description="Candidates of a micro-batch from other chains, at random."
     )
+    near_negatives: int = Field(
+        0, ge=0, description="Candidates of a micro-batch from its windows' own chains, at random."
+    )
     soft_negatives: float = Field(0.0, ge=0, description="Weight of InfoNCE with soft labels.")
     hard_negatives: float = Field(0.0, ge=0, description="Weight of InfoNCE on hard negatives.")
     hard_from: float = Field(0.75, description="Hard negatives: cosine to the truth, at least.")
@@ -49,6 +52,9 @@ class Recipe(BaseModel):
         0.0, ge=0, lt=1,
         description="Start at a leaky mean of the context with this decay; 0: torch's weights.",
     )  # fmt: skip
+    dropout: float = Field(
+        0.1, ge=0, lt=1, description="Of the states between layers and the head."
+    )
     zero_head: bool = Field(False, description="Start at 'repeat the last vector'.")
     memory_write: bool = Field(False, description="Let training write the memory.")
     min_chain: int = Field(7, ge=2, description="Chunks that a chain must have.")

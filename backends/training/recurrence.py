@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own custom
 
-from backends.model import DIMENSION, DROPOUT, HIDDEN, LAYERS, MemoryAugmentedGRU
+from backends.model import MemoryAugmentedGRU
+from backends.shape import DIMENSION, HIDDEN, LAYERS
 
 _GATES = 3 * HIDDEN
 
@@ -100,7 +101,7 @@ def read_window(
             bias = bias + into[:, DIMENSION:] @ model.first_read()
             into = into[:, :DIMENSION]
         else:
-            layer = F.dropout(layer, DROPOUT, training=model.training)
+            layer = F.dropout(layer, model.gru.dropout, training=model.training)
         inputs = F.linear(layer.to(dtype), into.to(dtype)).float() + bias
         over, bias = weights[f"weight_hh_l{index}"], weights[f"bias_hh_l{index}"]
         layer = _walk(inputs, over, bias, dtype)

@@ -81,6 +81,8 @@ def train(
         prepare(corpus, list(sides.validation), rows, recipe), rows,
         position, progress, progress.add_task(recipe.arm), save_every_s,
     )  # fmt: skip
+    if not position.history:
+        _judge(run, _first_loss(run))
     while position.epoch < recipe.epochs and position.worse < recipe.patience:
         _run_epoch(run)
     return position
@@ -164,8 +166,9 @@ def _loss(
     predicted = predict_positions(run.model, context[rows, positions], chosen, run.dtype)
     begins = np.array([window.start for window in windows])[at[0]]
     truths = begins + at[1] + 1
-    others = rng.choice(run.train_rows, recipe.negatives)
-    candidates, place = np.unique(np.concatenate([truths, others]), return_inverse=True)
+    far = rng.choice(run.train_rows, recipe.negatives)
+    near = _near(run.corpus, windows, recipe.near_negatives, rng)
+    candidates, place = np.unique(np.concatenate([truths, far, near]), return_inverse=True)
     inside = (candidates >= begins[:, None]) & (candidates < truths[:, None])
     loss = loss_of(
         predicted,
@@ -178,11 +181,33 @@ def _loss(
     return loss, chosen.detach()
 
 
+def _near(corpus: Corpus, windows: list[Window], count: int, rng: np.random.Generator) -> Ints:
+    """Choose `count` rows at random from the chains of `windows`, as many from each window's."""
+    chains = np.searchsorted(corpus.starts, [window.start for window in windows], side="right")
+    each = rng.integers(
+        corpus.starts[chains - 1], corpus.starts[chains], (count // len(windows), len(windows))
+    )
+    return each.ravel()
+
+
+@torch.no_grad()
+def _first_loss(run: _Training) -> float:
+    """Return what a micro-batch's loss is before the first step."""
+    rng = np.random.default_rng([run.recipe.seed, 3, 0, 0])
+    return float(_loss(run, _steps(run)[0][0], rng)[0])
+
+
 def _end_epoch(run: _Training, loss: float, began: float) -> None:
-    position, recipe = run.position, run.recipe
-    figures = validate(run.model, run.corpus, run.validation, run.dtype)
+    position = run.position
     position.epoch, position.step, position.loss = position.epoch + 1, 0, 0.0
     position.seconds += time.monotonic() - began
+    _judge(run, loss)
+
+
+def _judge(run: _Training, loss: float) -> None:
+    """Validate the weights as they are; keep them if they are the best; record and save."""
+    position, recipe = run.position, run.recipe
+    figures = validate(run.model, run.corpus, run.validation, run.dtype)
     record = {"epoch": position.epoch, "loss": loss, "seconds": round(position.seconds), **figures}
     position.history.append(record)
     if figures["hit@5"] > position.best:

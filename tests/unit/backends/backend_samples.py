@@ -10,7 +10,8 @@ import orjson
 from backends import checkpoint
 from backends.bank import Bank, build
 from backends.checkpoint import Checkpoint
-from backends.protocol import DIMENSION, Floats
+from backends.predictor import Predictor
+from backends.protocol import DIMENSION, Floats, Prediction, Request
 
 
 def context(length: int, seed: int = 0) -> Floats:
@@ -23,6 +24,17 @@ def context(length: int, seed: int = 0) -> Floats:
 @functools.cache
 def untrained(seed: int = 1) -> Checkpoint:
     return checkpoint.seeded(seed)
+
+
+def answer(predictor: Predictor, request: Request) -> Prediction:
+    """Answer one request, as the worker does, without its queue."""
+    task = predictor.prepare(predictor.question(request))
+    outcome = predictor.read([task]).outcomes[0]
+    predictor.settle(task, outcome)
+    if outcome.error is not None:
+        raise outcome.error
+    assert outcome.prediction is not None
+    return outcome.prediction
 
 
 def bank(vectors: Floats, first_id: int = 1000) -> Bank:

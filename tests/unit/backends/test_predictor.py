@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from backend_samples import bank, context, untrained
+from backend_samples import answer, bank, context, untrained
 
 from backends.engine.torch_cpu import TorchEngine
 from backends.errors import NotFiniteError
@@ -22,31 +22,31 @@ def predictor(window: int) -> Predictor:
 
 
 def test_the_model_reads_the_newest_vectors_of_the_window() -> None:
-    whole = predictor(10).predict(Request(CONTEXT))
-    cut = predictor(10).predict(Request(CONTEXT[-10:]))
+    whole = answer(predictor(10), Request(CONTEXT))
+    cut = answer(predictor(10), Request(CONTEXT[-10:]))
     np.testing.assert_array_equal(whole.vector, cut.vector)
     assert (whole.length, whole.window, whole.truncated) == (30, 10, True)
     assert (cut.length, cut.window, cut.truncated) == (10, 10, False)
 
 
 def test_neighbours_leave_out_the_whole_context_not_only_the_window() -> None:
-    answer = predictor(10).predict(Request(CONTEXT, top_k=40))
-    assert set(answer.ids.tolist()) == set(range(1030, 1040))
+    found = answer(predictor(10), Request(CONTEXT, top_k=40))
+    assert set(found.ids.tolist()) == set(range(1030, 1040))
 
 
 def test_neighbours_keep_the_context_on_request() -> None:
-    answer = predictor(10).predict(Request(CONTEXT, top_k=40, exclude_context=False))
-    assert len(answer.ids) == 40
+    found = answer(predictor(10), Request(CONTEXT, top_k=40, exclude_context=False))
+    assert len(found.ids) == 40
 
 
 def test_an_answer_names_what_computed_it() -> None:
-    answer = predictor(10).predict(Request(CONTEXT))
-    assert (answer.checkpoint, answer.bank) == (untrained().identity, "ba" * 32)
+    found = answer(predictor(10), Request(CONTEXT))
+    assert (found.checkpoint, found.bank) == (untrained().identity, "ba" * 32)
 
 
 def test_an_answer_that_is_not_finite_is_the_engines_failure_and_not_the_clients() -> None:
     with pytest.raises(NotFiniteError, match=r"the engine failed.*is not finite") as error:
-        predictor(10).predict(Request(CONTEXT * np.float32(1e38)))
+        answer(predictor(10), Request(CONTEXT * np.float32(1e38)))
     assert error.value.status == 500
     assert "though every number of the context is" in str(error.value)
 

@@ -2,7 +2,8 @@
 
 import torch
 
-from backends.model import DIMENSION, Config, MemoryAugmentedGRU, predict
+from backends.model import Config, MemoryAugmentedGRU, predict
+from backends.shape import DIMENSION
 from backends.training.recurrence import predict_positions, read_window
 
 

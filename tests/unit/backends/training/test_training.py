@@ -10,7 +10,8 @@ from rich.progress import Progress
 from training_samples import make_corpus
 
 from backends import checkpoint
-from backends.model import HIDDEN, Config, MemoryAugmentedGRU
+from backends.model import Config, MemoryAugmentedGRU
+from backends.shape import HIDDEN
 from backends.training import train as training
 from backends.training.begin import new_model, remember_long, write_memory
 from backends.training.recipe import Recipe, rate_at, recipe_for
@@ -50,7 +51,7 @@ def test_a_training_writes_loadable_weights_its_config_and_its_history(tmp_path:
     assert loaded.model.config == Config(delta="free")
     assert (tmp_path / "run" / "phase1.safetensors").stat().st_size <= 26_000_000
     history = json.loads((tmp_path / "run" / "history.json").read_text())
-    assert [record["epoch"] for record in history] == [1, 2]
+    assert [record["epoch"] for record in history] == [0, 1, 2]
     assert end.epoch == 2
     assert (tmp_path / "run" / "history.svg").exists()
     assert Recipe.model_validate_json((tmp_path / "run" / "config.json").read_text()) == tiny()
@@ -110,7 +111,7 @@ def test_a_training_goes_on_with_the_state_and_the_history_of_an_older_version(
 
 
 def test_a_validation_stands_beside_the_baselines(tmp_path: Path) -> None:
-    (record,) = run(tmp_path / "run", tiny(epochs=1)).history
+    _, record = run(tmp_path / "run", tiny(epochs=1)).history
     assert {f"{short}_hit@5" for short in ("repeat", "mean2", "leaky0.6")} <= record.keys()
 
 

@@ -1,0 +1,75 @@
+"""Which waiting requests the engine reads next, together. Pure.
+
+A batch's answers come when its longest context is read, so a batch holds contexts of like length:
+padded to its longest, at most a tenth of the work would be padding. (The engines here pad nothing;
+what the rule saves is the wait of a short context in a long one's batch, and padding where an
+engine must pad.) The length that counts is what is still to be read: a context whose prefix is
+known is as short as its rest.
+
+Whose turn it is: every request has a turn, its admission plus `patience` times the time that the
+engine needs for it. So a short request overtakes a long one, but only one that has waited less
+than that; none is overtaken for ever. Mirrored requests come when no served one waits: theirs is
+an answer that nobody waits for. What no longer wants an answer is left out and told apart, before
+it has cost the engine anything.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+PADDING: Final = 0.1
+"""The share of a batch's work that may be padding, were it padded."""
+PATIENCE: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A request in the queue. `length`: vectors to read; times in seconds of one clock."""
+
+    length: int
+    admitted_at: float
+    deadline: float | None = None
+    mirrored: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Places in the queue: what to read now, whose turn first; and whose deadline has passed."""
+
+    batch: tuple[int, ...]
+    expired: tuple[int, ...]
+
+
+def choose(
+    queue: Sequence[Waiting], now: float, *, largest: int, pace: float, patience: float = PATIENCE
+) -> Choice:
+    """Choose at most `largest` of the queue. `pace`: the engine's seconds for one vector, about.
+
+    An empty batch means that nobody waits any longer.
+    """
+    expired = tuple(
+        i
+        for i, waiting in enumerate(queue)
+        if waiting.deadline is not None and waiting.deadline <= now
+    )
+    alive = set(range(len(queue))).difference(expired)
+    served = [i for i in alive if not queue[i].mirrored]
+    turns = sorted(
+        served or alive,
+        key=lambda i: (queue[i].admitted_at + patience * pace * queue[i].length, i),
+    )
+    batch: list[int] = []
+    lengths: list[int] = []
+    for i in turns:
+        if len(batch) == largest:
+            break
+        if not batch or padding_of([*lengths, queue[i].length]) <= PADDING:
+            batch.append(i)
+            lengths.append(queue[i].length)
+    return Choice(tuple(batch), expired)
+
+
+def padding_of(lengths: Sequence[int]) -> float:
+    """Return the share of the work that is padding when contexts are padded to the longest."""
+    whole = max(lengths) * len(lengths)
+    return 1 - sum(lengths) / whole
