@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-package torch \
 	--quiet --custom-compile-command "make lock" --upgrade
 
-.PHONY: help demo test test-browser check lock clean
+.PHONY: help demo test test-browser test-faults check lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -27,6 +27,9 @@ test: $(VENV)/.test ## the suite to run at every change: unit, integration, end 
 
 test-browser: $(VENV)/.test ## the report in headless Chromium (Debian: chromium, chromium-driver)
 	$(BIN)/python -m pytest -m browser
+
+test-faults: $(VENV)/.training ## kill -9 in the middle of building and training, and go on
+	$(BIN)/python -m pytest tests/faults
 
 check: $(VENV)/.test ## format, lint and types
 	$(BIN)/ruff format --check .
@@ -53,6 +56,10 @@ $(VENV)/.run: requirements/run.txt pyproject.toml $(wildcard backends/engine/nat
 	$(PIP) $(TORCH_FROM) $(TORCH)
 	$(PIP) --require-hashes -r requirements/run.txt
 	$(PIP) --no-deps --editable .
+	@touch $@
+
+$(VENV)/.training: requirements/training.txt $(VENV)/.test
+	$(PIP) --require-hashes -r requirements/training.txt
 	@touch $@
 
 $(VENV)/.test: requirements/test.txt $(VENV)/.run

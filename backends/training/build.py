@@ -2,12 +2,14 @@
 
     cut      each package's pages to chunks           OUT/cut/PACKAGE.json
     choose   which pages and chunks, in which chain    in memory: a function of the cuts
-    embed    shards of 16,384 chunks                   OUT/raw-FINGERPRINT/00000.npy
+    embed    shards, by default of 16,384 chunks       OUT/raw-FINGERPRINT/00000.npy
     write    the corpus                                OUT/vectors.npy ... OUT/about.json
 
 Each file is written whole or not at all, so a build that was killed goes on where it stopped.
-The fingerprint is that of the chosen texts: other texts never meet old vectors. Vectors are
-centred with the mean of the sample that ships (deploy/data/README.md): one space for all.
+The fingerprint is that of the chosen texts, the encoder and the shards' size: other texts never
+meet old vectors. `about.json` is written last and taken away first, so that a corpus that looks
+whole is whole; one that is whole already is left as it is. Vectors are centred with the mean of
+the sample that ships (deploy/data/README.md): one space for all.
 """
 
 import hashlib
@@ -21,13 +23,14 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 from rich.progress import Progress
 
-from backends.training.archive import About, Source, identify
+from backends.training.archive import About, ArchiveError, Source, identify
 from backends.training.chunking import TokenCounter, cut_into_chunks
 from backends.training.copies import CHUNK_SHARE, PAGE_SHARE, runs_of, share_copied
-from backends.training.corpus import write_corpus
+from backends.training.corpus import open_corpus, remove_about, write_corpus
 from backends.training.documents import Package, extract_paragraphs, fetch, read_paragraphs
 from backends.training.encoder import POOLING, Encoder, Floats, center
 from backends.training.pod import extract_pod_paragraphs
+from backends.training.ranks import Ints
 from backends.training.sample import DOCUMENTS
 from backends.training.sources import COLLECTIONS, Collection, group_pages, reading_order
 
@@ -59,8 +62,12 @@ class Chain:
 _PAGES: Final = TypeAdapter(tuple[Page, ...])
 
 
-def build_corpus(out: Path, packages: Path, mean: Floats, progress: Progress) -> None:
+def build_corpus(
+    out: Path, packages: Path, mean: Floats, progress: Progress, shard: int = SHARD
+) -> None:
     """Build the corpus in `out`, with the .deb files in `packages`; `mean` is the sample's [768].
+
+    A kill costs the embedding of at most `shard` chunks.
 
     Raises documents.DocumentError and encoder.EncoderMissingError.
     """
@@ -87,7 +94,7 @@ def build_corpus(out: Path, packages: Path, mean: Floats, progress: Progress) ->
     }
     chains = choose_chains(cuts, held_out, say)
     say(f"{len(chains)} chains, {sum(len(c.chunks) for c in chains)} distinct chunks")
-    _embed_and_write(out, chains, mean, encoder, progress)
+    _embed_and_write(out, chains, mean, encoder, progress, shard)
 
 
 def _remembering(count_tokens: TokenCounter) -> TokenCounter:
@@ -185,43 +192,71 @@ def _source(collection: Collection, package: Package, shelf: str, files: Sequenc
 
 
 def _embed_and_write(
-    out: Path, chains: Sequence[Chain], mean: Floats, encoder: Encoder, progress: Progress
+    out: Path,
+    chains: Sequence[Chain],
+    mean: Floats,
+    encoder: Encoder,
+    progress: Progress,
+    shard: int,
 ) -> None:
     texts = [chunk for chain in chains for chunk in chain.chunks]
+    about = About(
+        encoder=f"{encoder.name}, bfloat16",
+        pooling=POOLING,
+        chains=tuple(chain.source for chain in chains),
+    )
+    ids = np.array([identify(text) for text in texts], dtype=np.int64)
+    if _is_whole(out, about, ids, mean):
+        progress.console.print(f"{out} holds this very corpus already")
+        return
+    remove_about(out)
     encoded = [text.encode() for text in texts]
-    fingerprint = hashlib.blake2b(b"\n".join(encoded), digest_size=6).hexdigest()
-    folder = out / f"raw-{fingerprint}"
-    folder.mkdir(parents=True, exist_ok=True)
-    task = progress.add_task("embedding chunks", total=len(texts))
-    for start in range(0, len(texts), SHARD):
-        shard, path = texts[start : start + SHARD], folder / f"{start // SHARD:05d}.npy"
-        if path.exists():
-            progress.advance(task, len(shard))
-            continue
-        raw = encoder.embed(shard, lambda done: progress.advance(task, done))
-        _save_whole(path, raw.astype(np.float16))
+    named = b"\n".join([f"{about.encoder} {shard}".encode(), *encoded])
+    folder = out / f"raw-{hashlib.blake2b(named, digest_size=6).hexdigest()}"
+    _embed(folder, texts, encoder, progress, shard)
     vectors = np.lib.format.open_memmap(
         out / "vectors.npy", mode="w+", dtype=np.float16, shape=(len(texts), mean.size)
     )
     for index, path in enumerate(sorted(folder.glob("*.npy"))):
-        rows = slice(index * SHARD, index * SHARD + SHARD)
+        rows = slice(index * shard, index * shard + shard)
         vectors[rows] = center(np.load(path).astype(np.float32), mean).astype(np.float16)
     vectors.flush()
     sizes = [len(chain.chunks) for chain in chains]
     write_corpus(
         out,
-        About(
-            encoder=f"{encoder.name}, bfloat16",
-            pooling=POOLING,
-            chains=tuple(chain.source for chain in chains),
-        ),
-        ids=np.array([identify(text) for text in texts], dtype=np.int64),
+        about,
+        ids=ids,
         chain=np.repeat(np.arange(len(chains), dtype=np.int16), sizes),
         text=np.frombuffer(b"".join(encoded), dtype=np.uint8),
         text_offsets=np.cumsum([0, *map(len, encoded)], dtype=np.int64),
         mean=mean,
     )
-    shutil.rmtree(folder)
+    for left in out.glob("raw-*"):  # this one's, and any that a build of other texts left behind
+        shutil.rmtree(left)
+
+
+def _is_whole(out: Path, about: About, ids: Ints, mean: Floats) -> bool:
+    try:
+        found = open_corpus(out)
+    except ArchiveError:
+        return False
+    return (
+        found.about == about and np.array_equal(found.ids, ids) and np.array_equal(found.mean, mean)
+    )
+
+
+def _embed(
+    folder: Path, texts: Sequence[str], encoder: Encoder, progress: Progress, shard: int
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    task = progress.add_task("embedding chunks", total=len(texts))
+    for start in range(0, len(texts), shard):
+        some, path = texts[start : start + shard], folder / f"{start // shard:05d}.npy"
+        if path.exists():
+            progress.advance(task, len(some))
+            continue
+        raw = encoder.embed(some, lambda done: progress.advance(task, done))
+        _save_whole(path, raw.astype(np.float16))
 
 
 def _write_whole(path: Path, content: bytes) -> None:

@@ -62,6 +62,11 @@ def write_corpus(folder: Path, about: About, **arrays: NDArray[Any]) -> None:
     partial.replace(folder / _ABOUT)
 
 
+def remove_about(folder: Path) -> None:
+    """Let the folder be no corpus, before its arrays are written anew."""
+    (folder / _ABOUT).unlink(missing_ok=True)
+
+
 def open_corpus(folder: Path) -> Corpus:
     """Open a corpus. Raises ArchiveError, in one sentence, when there is none or it is damaged."""
     if not (folder / _ABOUT).exists():

@@ -19,6 +19,9 @@ def build(
         Path | None,
         typer.Option(help="Where the .deb files lie or are put; by default OUT/packages."),
     ] = None,
+    shard: Annotated[
+        int, typer.Option(help="Chunks whose embedding a kill may cost: saved as often.", min=1)
+    ] = 16_384,
     sample: Sample = SAMPLE,
 ) -> None:
     """Build the training corpus: documentation of Debian 12 as chains of 768-d vectors.
@@ -35,7 +38,7 @@ def build(
     try:
         mean = read_archive(sample).mean
         with bar(Console(stderr=True)) as progress:
-            build_corpus(out, (packages or out / "packages").resolve(), mean, progress)
+            build_corpus(out, (packages or out / "packages").resolve(), mean, progress, shard)
     except (ArchiveError, DocumentError, EncoderMissingError, OSError) as error:
         fail(error)
 

@@ -41,6 +41,13 @@ def test_a_saved_model_loads_with_its_config_and_the_files_identity(tmp_path: Pa
         np.testing.assert_array_equal(loaded.model.state_dict()[name].numpy(), tensor.numpy())
 
 
+def test_the_same_weights_are_saved_as_the_same_bytes(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{i}.safetensors" for i in range(6)]  # the library shuffles its metadata
+    for path in paths:
+        checkpoint.save(untrained().model, path, trained=True, dtype=torch.bfloat16)
+    assert len({checkpoint.load(path).identity for path in paths}) == 1
+
+
 def test_a_file_of_untrained_weights_says_so(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     checkpoint.save(untrained().model, path, trained=False)

@@ -9,12 +9,11 @@ import pytest
 import torch
 from rich.console import Console
 from rich.progress import Progress
-from training_samples import make_corpus, source
+from training_samples import make_corpus, make_sample
 from typer.testing import CliRunner
 
 from backends import checkpoint
 from backends.model import Config, MemoryAugmentedGRU, predict
-from backends.training.archive import About, Archive, write_archive
 from backends.training.evaluation import Arm, Difference, difference, evaluate, predict_all
 from backends.training.heldout import choose_held_out, write_held_out
 from backends.training.judging import Job, judge
@@ -106,19 +105,8 @@ def job(tmp_path: Path, model: MemoryAugmentedGRU) -> Job:
     """Both arms with the same weights, a sample of two chains, a corpus, and its held-out file."""
     weights = tmp_path / "phase1.safetensors"
     checkpoint.save(model, weights, trained=False, dtype=torch.bfloat16)
-    made = make_corpus(tmp_path / "made", chains=2, first_id=10_000)
     sample = tmp_path / "sample.npz"
-    write_archive(
-        sample,
-        Archive(
-            vectors=np.asarray(made.vectors),
-            ids=made.ids,
-            chain=made.chain,
-            texts=tuple(f"text {i}" for i in range(48)),
-            mean=made.mean,
-            about=About(encoder="e", pooling="p", chains=(source("a"), source("b"))),
-        ),
-    )
+    made = make_sample(sample)
     corpus = make_corpus(tmp_path / "corpus", licence="PSF-2.0")
     held_out = tmp_path / "heldout.npz"
     write_held_out(held_out, choose_held_out(corpus, made.ids, 0))

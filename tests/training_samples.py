@@ -1,10 +1,10 @@
-"""A tiny corpus: chains that walk through 768 dimensions."""
+"""A tiny corpus and a tiny sample: chains that walk through 768 dimensions."""
 
 from pathlib import Path
 
 import numpy as np
 
-from backends.training.archive import About, Source
+from backends.training.archive import About, Archive, Source, write_archive
 from backends.training.corpus import Corpus, open_corpus, write_corpus
 
 
@@ -38,3 +38,18 @@ def make_corpus(
         mean=np.zeros(768, dtype=np.float32),
     )
     return open_corpus(folder)
+
+
+def make_sample(path: Path) -> Archive:
+    """Write a sample of two chains that no corpus of `make_corpus` shares a text with."""
+    made = make_corpus(path.parent / f"{path.stem}-made", chains=2, first_id=10_000)
+    archive = Archive(
+        vectors=np.asarray(made.vectors),
+        ids=made.ids,
+        chain=made.chain,
+        texts=tuple(f"text {i}" for i in range(48)),
+        mean=made.mean,
+        about=About(encoder="e", pooling="p", chains=(source("a"), source("b"))),
+    )
+    write_archive(path, archive)
+    return archive
