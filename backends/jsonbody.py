@@ -1,16 +1,11 @@
-"""Reading JSON bodies: values, and rows of floats, with words for what is wrong. Pure.
+"""Reading JSON bodies: values, with words for what is wrong. Pure.
 
-Floats are read straight into an array, without a Python object per float (simdjson). Only a body
-that is refused is looked at element by element, to find the words: every error names the field,
-what was found and what would be right.
+Every error names the field, what was found and what would be right. A name that an object holds
+twice is refused: readers disagree about which of the two counts.
 
-The array reader flattens what is nested, so `[[1]]` would pass as `[1]`. What shows it is the
-number of lists that the body opens, counted without looking at the numbers (`_opens_more`).
-
-A name that an object holds twice is refused: readers disagree about which of the two counts.
+The one long list of a body, its floats, is read by `backends/jsonrows.py`.
 """
 
-import re
 from collections.abc import Mapping
 from reprlib import Repr
 from typing import Any, Final, NoReturn
@@ -36,132 +31,7 @@ class ProtocolError(Exception):
         self.status = status
 
 
-# --- rows of floats -----------------------------------------------------------------------------
-
-
-def read_rows(
-    document: simdjson.Object, body: bytes, where: tuple[str | int, ...], max_length: int
-) -> Floats:
-    """Read the list of vectors at `where` in a body's document: float32 `[n, 768]`, n >= 1.
-
-    Raises ProtocolError: 413 for more than `max_length` vectors, 400 for what is malformed.
-    """
-    value, name = _at(document, where), path_of(where)
-    if not isinstance(value, simdjson.Array):
-        raise ProtocolError(f"{name} must be a list of vectors, not {kind_of(value)}")
-    if not len(value):
-        raise ProtocolError(f"{name} is empty: send at least one vector of {DIMENSION} numbers")
-    refuse_long(len(value), max_length)
-    for index, row in enumerate(value):
-        if not isinstance(row, simdjson.Array):
-            raise ProtocolError(
-                f"{name}[{index}] must be a vector of {DIMENSION} numbers, not {kind_of(row)}"
-            )
-        if len(row) != DIMENSION:
-            raise ProtocolError(f"{name}[{index}] has {len(row)} numbers: a vector has {DIMENSION}")
-    numbers = _read_array(value, len(value) * DIMENSION)
-    if numbers is None or _opens_more(document, body, where, 1 + len(value)):
-        for index, row in enumerate(value):
-            _refuse_element(row, f"{name}[{index}]")
-        raise ProtocolError(f"{name} must be a list of vectors of {DIMENSION} numbers each")
-    return check_finite(numbers.reshape(-1, DIMENSION), name)
-
-
-def read_numbers(document: simdjson.Object, body: bytes, where: tuple[str | int, ...]) -> Floats:
-    """Read the flat list of numbers at `where` in a body's document: float32. May not be finite.
-
-    Raises ProtocolError for what is no list of numbers.
-    """
-    value, name = _at(document, where), path_of(where)
-    if not isinstance(value, simdjson.Array):
-        raise ProtocolError(f"{name} must be a list of numbers, not {kind_of(value)}")
-    numbers = _read_array(value, len(value))
-    if numbers is None or _opens_more(document, body, where, 1):
-        _refuse_element(value, name)
-        raise ProtocolError(f"{name} must be a list of numbers")
-    return numbers
-
-
-def _read_array(value: simdjson.Array, size: int) -> Floats | None:
-    """Read a list, flattened; None where it does not hold `size` numbers and nothing else."""
-    try:
-        numbers = np.frombuffer(value.as_buffer(of_type="d"), dtype=np.float64)
-    except (TypeError, ValueError):
-        return None
-    if numbers.size != size:
-        return None
-    with np.errstate(over="ignore"):  # what overflows float32 is found, and named, as not finite
-        return numbers.astype(np.float32)
-
-
-def _refuse_element(value: Any, name: str) -> None:
-    """Raise ProtocolError for the first element that is no number, if there is one.
-
-    About 0.1 s for a million numbers, but in steps: the interpreter lets other threads run between.
-    """
-    for i, number in enumerate(value):
-        if isinstance(number, bool) or not isinstance(number, int | float):
-            raise ProtocolError(f"{name}[{i}] must be a number, not {kind_of(number)}")
-
-
-# --- lists that hide in a list --------------------------------------------------------------------
-
-_TEXT: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"')
-
-
-def _opens_more(
-    document: simdjson.Object, body: bytes, where: tuple[str | int, ...], own: int
-) -> bool:
-    """Whether the body opens more lists at `where` than the `own` that belong there.
-
-    Exact for a body that was parsed, and one or two searches of its bytes whatever else it holds:
-    every `[` outside of texts opens a list, either at `where` or beside it.
-    """
-    expected = own + _lists_beside(document, where)
-    return body.count(b"[") != expected and _lists_opened(body) != expected
-
-
-def _lists_opened(body: bytes) -> int:
-    """Count the lists that a JSON body opens: its `[` outside of texts."""
-    count = at = 0
-    while (quote := body.find(b'"', at)) >= 0:
-        count += body.count(b"[", at, quote)
-        text = _TEXT.match(body, quote)
-        at = text.end() if text else len(body)
-    return count + body.count(b"[", at)
-
-
-def _lists_beside(document: Any, where: tuple[str | int, ...]) -> int:
-    """Count the lists of a document but the one at `where` and those in it."""
-    count = 0
-    for step in where:
-        if isinstance(document, simdjson.Array):
-            count += 1
-            beside = [item for i, item in enumerate(document) if i != step]
-        else:
-            beside = [document[name] for name in document if name != step]
-        count += sum(_lists_in(as_python(value)) for value in beside)
-        document = document[step]
-    return count
-
-
-def _lists_in(value: object) -> int:
-    """Count the lists in a value of plain lists and dicts, itself included."""
-    count, waiting = 0, [value]
-    while waiting:
-        match waiting.pop():
-            case list() as items:
-                count += 1
-                waiting += items
-            case dict() as fields:
-                waiting += fields.values()
-    return count
-
-
-def _at(document: Any, where: tuple[str | int, ...]) -> Any:
-    for step in where:
-        document = document[step]
-    return document
+# --- vectors --------------------------------------------------------------------------------------
 
 
 def check_finite(context: Floats, name: str) -> Floats:

@@ -33,14 +33,13 @@ from backends.jsonbody import (
     parse_object,
     read_flag,
     read_mapping,
-    read_numbers,
-    read_rows,
     read_text,
     refuse_long,
     refuse_repeated,
     refuse_unknown,
     shown,
 )
+from backends.jsonrows import Body, is_batched, parse_body, read_numbers, read_rows
 
 __all__ = [
     "DATATYPES",
@@ -134,13 +133,14 @@ def read_predict(body: bytes, *, max_length: int) -> Request:
 
     Raises ProtocolError: 400 for what is malformed, 413 for more than `max_length` vectors.
     """
-    document = parse_object(body)
+    parsed = parse_body(body, ("context",))
+    document = parsed.document
     refuse_unknown(document, ("context", "id", "key", "top_k", "exclude_context"), "the body")
     if "context" not in document:
         raise ProtocolError(
             'the field "context" is missing: send a list of vectors of 768 numbers each'
         )
-    context = read_rows(document, body, ("context",), max_length)
+    context = read_rows(parsed, max_length)
     return Request(
         context=context,
         id=read_text(document, "id", "id"),
@@ -160,10 +160,11 @@ def read_infer(body: bytes, header_length: str | None, *, max_length: int) -> Re
         context = _read_raw(body, (1, len(body) // VECTOR_BYTES, DIMENSION), "the body", max_length)
         return Request(context=context, binary_outputs=frozenset(OUTPUTS))
     head, tail = body[:split], memoryview(body)[split:]
-    document = parse_object(head)
+    parsed = parse_body(head, ("inputs", 0, "data"))
+    document = parsed.document
     refuse_unknown(document, ("id", "parameters", "inputs", "outputs"), "the request")
     parameters = read_mapping(document.get("parameters"), "parameters")
-    context = _read_input(document, head, tail, max_length)
+    context = _read_input(parsed, tail, max_length)
     outputs, binary = _wanted(document.get("outputs"), parameters)
     return Request(
         context=context,
@@ -180,15 +181,13 @@ def read_infer(body: bytes, header_length: str | None, *, max_length: int) -> Re
 
 def read_lookup(body: bytes) -> Floats:
     """Read a lookup body, `{"vector": [768 floats]}`: float32 `[768]`. Raises ProtocolError."""
-    document = parse_object(body)
-    refuse_unknown(document, ("vector",), "the body")
-    if "vector" not in document:
+    parsed = parse_body(body, ("vector",))
+    refuse_unknown(parsed.document, ("vector",), "the body")
+    if "vector" not in parsed.document:
         raise ProtocolError('the field "vector" is missing: send a list of 768 numbers')
-    value: Any = document["vector"]
-    if not isinstance(value, simdjson.Array) or len(value) != DIMENSION:
-        found = f"{len(value)} items" if isinstance(value, simdjson.Array) else kind_of(value)
-        raise ProtocolError(f"vector must be a list of {DIMENSION} numbers, not {found}")
-    vector = read_numbers(document, body, ("vector",))
+    vector = read_numbers(parsed)
+    if vector.size != DIMENSION:
+        raise ProtocolError(f"vector has {vector.size} numbers: a vector has {DIMENSION}")
     return check_finite(vector.reshape(1, DIMENSION), "vector").reshape(DIMENSION)
 
 
@@ -438,10 +437,8 @@ def _json_length(header: str | None, body_length: int) -> int:
     return int(header)
 
 
-def _read_input(
-    document: simdjson.Object, head: bytes, tail: memoryview, max_length: int
-) -> Floats:
-    inputs = document.get("inputs")
+def _read_input(parsed: Body, tail: memoryview, max_length: int) -> Floats:
+    inputs = parsed.document.get("inputs")
     if not isinstance(inputs, simdjson.Array) or len(inputs) != 1:
         found = len(inputs) if isinstance(inputs, simdjson.Array) else kind_of(inputs)
         raise ProtocolError(f'"inputs" must list exactly one tensor, CONTEXT; found {found}')
@@ -474,25 +471,16 @@ def _read_input(
         )
     if "data" not in tensor:
         raise ProtocolError('inputs[0] has neither "data" nor parameters.binary_data_size')
-    return _read_data(tensor["data"], document, head, shape, max_length)
+    return _read_data(parsed, shape, max_length)
 
 
-def _read_data(
-    data: object,
-    document: simdjson.Object,
-    head: bytes,
-    shape: tuple[int, int, int],
-    max_length: int,
-) -> Floats:
+def _read_data(parsed: Body, shape: tuple[int, int, int], max_length: int) -> Floats:
     """Read a tensor's JSON data, flat or nested as `[1][n][768]`."""
-    where = ("inputs", 0, "data")
-    if not isinstance(data, simdjson.Array):
-        raise ProtocolError(f"inputs[0].data must be a list of numbers, not {kind_of(data)}")
-    if len(data) == 1 and isinstance(data[0], simdjson.Array):
-        context = read_rows(document, head, (*where, 0), max_length)
+    refuse_long(shape[1], max_length)
+    if is_batched(parsed):
+        context = read_rows(parsed, max_length, batched=True)
     else:
-        refuse_long(shape[1], max_length)
-        flat = read_numbers(document, head, where)
+        flat = read_numbers(parsed)
         if flat.size != shape[1] * DIMENSION:
             raise ProtocolError(
                 f"inputs[0].data holds {flat.size} numbers, but the shape {list(shape)} needs "
