@@ -1,17 +1,20 @@
 """The HTTP edge of a model server: parse, hand to the worker, write the answer, map errors.
 
 The server answers `live` from its first moment and `ready` once the model is loaded and warm; a
-request before that gets 503 with Retry-After. Every error is `{"error": "<sentence>"}`. A body is
-read within a bound, and a long one is parsed in a thread. That helps in part: the steps of a parse
-are C calls that hold the interpreter's lock, so beside 30 MB of JSON (2,000 vectors) everything
-else, health included, stands still for about 0.1 s at a time. The binary form, which gateways
-send, has no floats to parse.
+request before that gets 503 with Retry-After. Every error is `{"error": "<sentence>"}`, and it is
+sent when the request's body has been read out, within a bound: a client that is cut off while it
+sends loses it.
+
+A long or compressed body is read by one thread beside the loop, in steps so short that the loop
+stays prompt: see `backends/jsonrows.py`. One thread, because the steps hold the interpreter's lock.
 """
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Final
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, TypeVar
 
 import structlog
 from fastapi import FastAPI
@@ -22,7 +25,8 @@ from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from backends import protocol, telemetry
+from backends import content, metadata, protocol, telemetry
+from backends.content import MIB
 from backends.errors import (
     BackendError,
     BodyTooLargeError,
@@ -34,12 +38,20 @@ from backends.errors import (
 from backends.metrics import Metrics
 from backends.predictor import Predictor
 from backends.protocol import Prediction, ProtocolError, Request
+from backends.statistics import Statistics, totals
 from backends.worker import BATCH, Worker
 
 LONG_BODY: Final = 256 * 1024
-"""Bytes; more than this is parsed in a thread, which the loop runs beside between two C calls."""
-MIB: Final = 1024 * 1024
-HTTP_KINDS: Final = {400: "bad_request", 404: "not_found", 413: "body_too_large"}
+"""Bytes; reading more than this takes the loop too long."""
+HTTP_KINDS: Final = {
+    400: "bad_request",
+    404: "not_found",
+    413: "body_too_large",
+    415: "bad_encoding",
+}
+MODEL_PATHS: Final = ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
+
+Parsed = TypeVar("Parsed")
 
 log = structlog.stdlib.get_logger("backends")
 
@@ -71,22 +83,35 @@ class ModelServer:
         self._worker = Worker(
             queue_limit=queue_limit, batch_limit=batch_limit, metrics=self._metrics
         )
+        self._statistics = Statistics()
+        self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reader")
         self.app = FastAPI(title="turnout model server", openapi_url=None, lifespan=self._lifespan)
         self.app.add_middleware(telemetry.RequestTelemetry, registry=registry)
         self.app.add_route("/metrics", telemetry.metrics_endpoint(registry))
-        routes: tuple[tuple[str, str, Callable[..., Awaitable[Response]]], ...] = (
+        self._add_routes()
+        for error in (BackendError, ProtocolError, HTTPException):
+            self.app.add_exception_handler(error, self._refuse)
+
+    def _add_routes(self) -> None:
+        routes: list[tuple[str, str, Callable[..., Awaitable[Response]]]] = [
             ("GET", "/v2", self.server),
             ("GET", "/v2/health/live", self.live),
             ("GET", "/v2/health/ready", self.ready),
-            ("GET", "/v2/models/{name}", self.model),
-            ("GET", "/v2/models/{name}/ready", self.model_ready),
-            ("POST", "/v2/models/{name}/infer", self.infer),
-            ("POST", "/v2/models/{name}/lookup", self.lookup),
-        )
+            ("GET", "/v2/models", self.models),
+            ("GET", "/v2/models/stats", self.stats),
+            ("POST", "/v2/repository/index", self.index),
+        ]
+        for path in MODEL_PATHS:
+            routes += [
+                ("GET", path, self.model),
+                ("GET", f"{path}/ready", self.model_ready),
+                ("GET", f"{path}/config", self.config),
+                ("GET", f"{path}/stats", self.stats),
+                ("POST", f"{path}/infer", self.infer),
+                ("POST", f"{path}/lookup", self.lookup),
+            ]
         for method, path, endpoint in routes:
             self.app.add_api_route(path, endpoint, methods=[method], response_model=None)
-        for error in (BackendError, ProtocolError, HTTPException):
-            self.app.add_exception_handler(error, self._refuse)
 
     # --- life -----------------------------------------------------------------------------------
 
@@ -97,6 +122,7 @@ class ModelServer:
         loading.cancel()
         await asyncio.gather(loading, return_exceptions=True)
         await self._worker.stop()
+        self._reader.shutdown(wait=False)
 
     async def _start(self) -> None:
         """Load the model while the server answers; a server that cannot load ends itself."""
@@ -119,28 +145,40 @@ class ModelServer:
 
     # --- predictions ----------------------------------------------------------------------------
 
-    async def infer(self, name: str, request: HttpRequest) -> Response:
+    async def infer(self, request: HttpRequest) -> Response:
         """Predict: an Open Inference Protocol v2 infer request, JSON or binary."""
-        began = asyncio.get_running_loop().time()
-        timeout_s = protocol.read_timeout(request.headers.get(protocol.TIMEOUT_HEADER))
-        _check_name(name)
-        self._predictor()  # not ready: say so before reading megabytes
-        header_length = request.headers.get(protocol.HEADER_LENGTH)
-        # No name for the body: it is gone once it is parsed, however long the request waits.
-        question = await self._parse(await self._read_body(request), header_length)
-        if timeout_s is not None:
-            timeout_s -= asyncio.get_running_loop().time() - began
-        prediction = await self._predict(question, timeout_s, request)
+        began = time.perf_counter_ns()
+        try:
+            message = await self._infer(request, began)
+        except Exception:
+            self._statistics.failed(time.perf_counter_ns() - began)
+            raise
+        self._statistics.succeeded(time.perf_counter_ns() - began)
         self._metrics.predictions.inc()
-        message = protocol.write_answer(prediction, question)
         return Response(message.body, headers=dict(message.headers))
 
-    async def _parse(self, body: bytes, header_length: str | None) -> Request:
-        if len(body) <= LONG_BODY:
-            return protocol.read_infer(body, header_length, max_length=self._max_context)
-        return await asyncio.to_thread(
-            protocol.read_infer, body, header_length, max_length=self._max_context
+    async def _infer(self, request: HttpRequest, began: int) -> protocol.Message:
+        async with self._reading_out(request):
+            timeout_s = protocol.read_timeout(request.headers.get(protocol.TIMEOUT_HEADER))
+            self._check_path(request)
+            self._predictor()
+        question = await self._read(
+            request,
+            lambda body: protocol.read_infer(
+                body,
+                request.headers.get(protocol.HEADER_LENGTH),
+                max_length=self._max_context,
+            ),
         )
+        limits = [limit for limit in (timeout_s, question.timeout_s) if limit is not None]
+        passed = (time.perf_counter_ns() - began) / 1e9
+        prediction = await self._predict(
+            question, min(limits) - passed if limits else None, request
+        )
+        written = time.perf_counter_ns()
+        message = protocol.write_answer(prediction, question)
+        self._statistics.writing.add(time.perf_counter_ns() - written)
+        return message
 
     async def _predict(
         self, question: Request, timeout_s: float | None, request: HttpRequest
@@ -157,20 +195,44 @@ class ModelServer:
             answer.cancel()
             leaving.cancel()
 
-    async def lookup(self, name: str, request: HttpRequest) -> Response:
+    async def lookup(self, request: HttpRequest) -> Response:
         """Find the id of the bank's vector that equals the given one exactly, or null."""
-        _check_name(name)
-        predictor = self._predictor()
-        vector = protocol.read_lookup(await self._read_body(request))
-        return JSONResponse({"id": predictor.bank.find(vector)})
+        async with self._reading_out(request):
+            self._check_path(request)
+            predictor = self._predictor()
+        vector = await self._read(request, protocol.read_lookup)
+        identity = {"checkpoint": predictor.checkpoint, "bank": predictor.bank.identity}
+        return JSONResponse({"id": predictor.bank.find(vector), **identity})
 
-    async def _read_body(self, request: HttpRequest) -> bytes:
-        """Read a body of at most `max_body_mb`, and no more than twice that of a longer one.
+    # --- bodies ---------------------------------------------------------------------------------
 
-        A client that is cut off while it sends loses the answer, so what is too long by a bounded
-        amount is read out first. Raises BodyTooLargeError, and ClientLeftError when the body ends
-        before its end.
+    async def _read(self, request: HttpRequest, parse: Callable[[bytes], Parsed]) -> Parsed:
+        """Read a body, inflate and parse it. Nobody keeps it, however long the request waits.
+
+        Raises BodyTooLargeError, ClientLeftError (the body ends before its end), and what `parse`
+        raises.
         """
+        encoding = request.headers.get("content-encoding")
+        async with self._reading_out(request):
+            content.check_encoding(encoding)
+        chunks, total = await self._chunks(request)
+
+        def read() -> tuple[Parsed, int]:
+            began = time.perf_counter_ns()
+            body = b"".join(chunks)
+            chunks.clear()
+            parsed = parse(content.inflate(body, encoding, self._max_body))
+            return parsed, time.perf_counter_ns() - began
+
+        if total <= LONG_BODY and content.is_plain(encoding):
+            parsed, ns = read()
+        else:
+            parsed, ns = await asyncio.get_running_loop().run_in_executor(self._reader, read)
+        self._statistics.reading.add(ns)
+        return parsed
+
+    async def _chunks(self, request: HttpRequest) -> tuple[list[bytes], int]:
+        """Read at most `max_body_mb`, and no more than twice that of what is longer."""
         chunks: list[bytes] = []
         total = 0
         try:
@@ -186,15 +248,30 @@ class ModelServer:
             raise ClientLeftError("the client left before its request was whole") from None
         if total > self._max_body:
             raise BodyTooLargeError(
-                f"the body is longer than {self._max_body // MIB} MiB: this server reads no more"
+                f"the body is longer than {content.in_words(self._max_body)}: this server reads no "
+                "more"
             )
-        return b"".join(chunks)
+        return chunks, total
+
+    @contextlib.asynccontextmanager
+    async def _reading_out(self, request: HttpRequest) -> AsyncIterator[None]:
+        """Let a refusal wait until the body has been read and thrown away, within a bound."""
+        try:
+            yield
+        except (BackendError, ProtocolError):
+            total = 0
+            with contextlib.suppress(ClientDisconnect):
+                async for chunk in request.stream():
+                    total += len(chunk)
+                    if total > 2 * self._max_body:
+                        break
+            raise
 
     # --- what it is -----------------------------------------------------------------------------
 
     async def server(self) -> Response:
         """Describe the server."""
-        return JSONResponse(protocol.server_metadata(self._version))
+        return JSONResponse(metadata.server_metadata(self._version))
 
     async def live(self) -> Response:
         """Say that the event loop turns."""
@@ -205,18 +282,63 @@ class ModelServer:
         ready = self._worker.predictor is not None
         return JSONResponse({"ready": ready, "live": True}, 200 if ready else 503)
 
-    async def model_ready(self, name: str) -> Response:
-        """Say whether the model is loaded and warm."""
-        _check_name(name)
-        ready = self._worker.predictor is not None
-        return JSONResponse({"name": name, "ready": ready}, 200 if ready else 503)
+    async def models(self) -> Response:
+        """List the models: there is one."""
+        return JSONResponse(metadata.model_list())
 
-    async def model(self, name: str) -> Response:
+    async def index(self) -> Response:
+        """List the model's version and its state, as Triton's model repository does."""
+        predictor = self._worker.predictor
+        if predictor is None:
+            return JSONResponse(metadata.repository_index([""], "the model is still being loaded"))
+        return JSONResponse(metadata.repository_index([protocol.version_of(predictor.checkpoint)]))
+
+    async def model_ready(self, request: HttpRequest) -> Response:
+        """Say whether the model is loaded and warm."""
+        self._check_path(request)
+        ready = self._worker.predictor is not None
+        return JSONResponse({"name": protocol.MODEL, "ready": ready}, 200 if ready else 503)
+
+    async def model(self, request: HttpRequest) -> Response:
         """Describe the model, its identity, and whether anyone trained it."""
-        _check_name(name)
+        self._check_path(request)
         predictor = self._predictor()
         facts = {"arm": self._arm, **predictor.facts}
-        return JSONResponse(protocol.model_metadata([predictor.checkpoint[:12]], facts))
+        versions = [protocol.version_of(predictor.checkpoint)]
+        return JSONResponse(metadata.model_metadata(versions, facts))
+
+    async def config(self, request: HttpRequest) -> Response:
+        """Describe the model's tensors as Triton's model configuration does."""
+        self._check_path(request)
+        return JSONResponse(metadata.model_config())
+
+    async def stats(self, request: HttpRequest) -> Response:
+        """Count the inference requests and their times, as Triton's statistics do."""
+        self._check_path(request)
+        compute = totals(self._metrics.engine)
+        return JSONResponse(
+            self._statistics.document(
+                protocol.version_of(self._predictor().checkpoint),
+                queue=totals(self._metrics.queue_wait),
+                compute=compute,
+                batches={1: compute},
+            )
+        )
+
+    def _check_path(self, request: HttpRequest) -> None:
+        """Raise UnknownModelError for a path to another model or another version."""
+        name = request.path_params.get("name", protocol.MODEL)
+        if name != protocol.MODEL:
+            raise UnknownModelError(
+                f'no model is called "{name[:40]}": this server has "{protocol.MODEL}"'
+            )
+        version = request.path_params.get("version")
+        if version is not None:
+            own = protocol.version_of(self._predictor().checkpoint)
+            if version != own:
+                raise UnknownModelError(
+                    f'"{name}" has no version "{version[:40]}": this server has "{own}"'
+                )
 
     # --- errors ---------------------------------------------------------------------------------
 
@@ -241,13 +363,6 @@ class ModelServer:
                 raise error
         self._metrics.errors.labels(kind).inc()
         return Response(protocol.write_error(text), status, headers, "application/json")
-
-
-def _check_name(name: str) -> None:
-    if name != protocol.MODEL:
-        raise UnknownModelError(
-            f'no model is called "{name[:40]}": this server has "{protocol.MODEL}"'
-        )
 
 
 async def _disconnected(request: HttpRequest) -> None:

@@ -14,7 +14,7 @@ How JSON is read, and how errors find their words, is `backends/jsonbody.py`.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -57,13 +57,12 @@ __all__ = [
     "Prediction",
     "ProtocolError",
     "Request",
-    "model_metadata",
     "read_answer",
     "read_infer",
     "read_lookup",
     "read_predict",
     "read_timeout",
-    "server_metadata",
+    "version_of",
     "write_answer",
     "write_error",
     "write_request",
@@ -96,6 +95,8 @@ class Request:
     exclude_context: bool = True
     outputs: tuple[str, ...] = OUTPUTS
     binary_outputs: frozenset[str] = frozenset()
+    timeout_s: float | None = None
+    """The deadline that the body itself names, counted from its arrival."""
 
     @property
     def length(self) -> int:
@@ -176,6 +177,7 @@ def read_infer(body: bytes, header_length: str | None, *, max_length: int) -> Re
         ),
         outputs=outputs,
         binary_outputs=binary,
+        timeout_s=_microseconds(parameters.get("timeout"), "parameters.timeout"),
     )
 
 
@@ -187,7 +189,7 @@ def read_lookup(body: bytes) -> Floats:
         raise ProtocolError('the field "vector" is missing: send a list of 768 numbers')
     vector = read_numbers(parsed)
     if vector.size != DIMENSION:
-        raise ProtocolError(f"vector has {vector.size} numbers: a vector has {DIMENSION}")
+        raise ProtocolError(f"vector must be a list of {DIMENSION} numbers, not of {vector.size}")
     return check_finite(vector.reshape(1, DIMENSION), "vector").reshape(DIMENSION)
 
 
@@ -270,7 +272,7 @@ def write_request(request: Request) -> Message:
             ],
         }
     )
-    return _framed(head, [tensor])
+    return _framed(head + b" " * (-len(head) % 4), [tensor])  # aligned: read without a copy
 
 
 def write_answer(
@@ -303,7 +305,7 @@ def write_answer(
     head = orjson.dumps(
         {
             "model_name": MODEL,
-            "model_version": prediction.checkpoint[:12],
+            "model_version": version_of(prediction.checkpoint),
             **({"id": request.id} if request.id is not None else {}),
             "parameters": {
                 "length": prediction.length,
@@ -325,32 +327,6 @@ def write_error(message: str) -> bytes:
     return orjson.dumps({"error": message})
 
 
-def server_metadata(version: str) -> dict[str, Any]:
-    """Describe the server, for `GET /v2`."""
-    return {"name": "turnout", "version": version, "extensions": ["binary_tensor_data"]}
-
-
-def model_metadata(
-    versions: Iterable[str], facts: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """Describe the model, for `GET /v2/models/lvm`. -1 stands for a variable dimension."""
-    return {
-        "name": MODEL,
-        "versions": list(versions),
-        "platform": "turnout",
-        "inputs": [{"name": "CONTEXT", "datatype": "FP32", "shape": [1, -1, DIMENSION]}],
-        "outputs": [
-            {
-                "name": name,
-                "datatype": DATATYPES[name],
-                "shape": [1, DIMENSION if name == "PREDICTION" else -1],
-            }
-            for name in OUTPUTS
-        ],
-        **({"parameters": dict(facts)} if facts else {}),
-    }
-
-
 def _framed(head: bytes, tensors: list[bytes]) -> Message:
     if not tensors:
         return Message(head, {"content-type": "application/json"})
@@ -358,6 +334,11 @@ def _framed(head: bytes, tensors: list[bytes]) -> Message:
         b"".join([head, *tensors]),
         {"content-type": "application/octet-stream", HEADER_LENGTH: str(len(head))},
     )
+
+
+def version_of(checkpoint: str) -> str:
+    """Name the version of the model that a checkpoint's sha256 is."""
+    return checkpoint[:12]
 
 
 # --- the parts of an answer ---------------------------------------------------------------------
@@ -455,7 +436,9 @@ def _read_input(parsed: Body, tail: memoryview, max_length: int) -> Floats:
             f'inputs[0].datatype is {shown(tensor.get("datatype"))}: CONTEXT is "FP32"'
         )
     shape = _shape(tensor.get("shape"))
-    size = read_mapping(tensor.get("parameters"), "inputs[0].parameters").get("binary_data_size")
+    own = read_mapping(tensor.get("parameters"), "inputs[0].parameters")
+    _refuse_extensions(own, "inputs[0].parameters")
+    size = own.get("binary_data_size")
     if size is not None:
         if "data" in tensor:
             raise ProtocolError("inputs[0] has both data and binary_data_size: send one of them")
@@ -464,7 +447,7 @@ def _read_input(parsed: Body, tail: memoryview, max_length: int) -> Floats:
                 f"inputs[0].parameters.binary_data_size is {shown(size)}, but {len(tail)} bytes "
                 "follow the JSON header"
             )
-        return _read_raw(bytes(tail), shape, "inputs[0]", max_length)
+        return _read_raw(tail, shape, "inputs[0]", max_length)
     if len(tail):
         raise ProtocolError(
             f"{len(tail)} bytes follow the JSON header, but inputs[0] has no binary_data_size"
@@ -472,6 +455,16 @@ def _read_input(parsed: Body, tail: memoryview, max_length: int) -> Floats:
     if "data" not in tensor:
         raise ProtocolError('inputs[0] has neither "data" nor parameters.binary_data_size')
     return _read_data(parsed, shape, max_length)
+
+
+def _refuse_extensions(parameters: Mapping[str, Any], where: str) -> None:
+    """Raise ProtocolError for what would change the answer's meaning where it is known."""
+    for name in ("shared_memory_region", "classification"):
+        if parameters.get(name):
+            raise ProtocolError(
+                f"{where}.{name} is set: this server has no such extension (it has: "
+                "binary_tensor_data)"
+            )
 
 
 def _read_data(parsed: Body, shape: tuple[int, int, int], max_length: int) -> Floats:
@@ -494,7 +487,9 @@ def _read_data(parsed: Body, shape: tuple[int, int, int], max_length: int) -> Fl
     return context
 
 
-def _read_raw(raw: bytes, shape: tuple[int, int, int], where: str, max_length: int) -> Floats:
+def _read_raw(
+    raw: bytes | memoryview, shape: tuple[int, int, int], where: str, max_length: int
+) -> Floats:
     if not raw or len(raw) % VECTOR_BYTES:
         raise ProtocolError(
             f"{where} holds {len(raw)} bytes of tensor data: it must be a positive multiple of "
@@ -506,7 +501,8 @@ def _read_raw(raw: bytes, shape: tuple[int, int, int], where: str, max_length: i
             f"{shape[1] * VECTOR_BYTES}"
         )
     refuse_long(shape[1], max_length)
-    return check_finite(np.frombuffer(raw, dtype="<f4").reshape(-1, DIMENSION), where)
+    tensor = np.frombuffer(raw, dtype="<f4").reshape(-1, DIMENSION)
+    return check_finite(np.require(tensor, requirements="A"), where)  # a header has any length
 
 
 def _shape(value: object) -> tuple[int, int, int]:
@@ -551,11 +547,21 @@ def _wanted(
             )
         if name in names:
             raise ProtocolError(f"{where} names {name} a second time")
-        own = read_mapping(output.get("parameters"), f"{where}.parameters").get("binary_data")
-        if read_flag(own, f"{where}.parameters.binary_data", default=all_binary):
+        own = read_mapping(output.get("parameters"), f"{where}.parameters")
+        _refuse_extensions(own, f"{where}.parameters")
+        if read_flag(own.get("binary_data"), f"{where}.parameters.binary_data", default=all_binary):
             binary.add(name)
         names.append(name)
     return tuple(names) or OUTPUTS, frozenset(binary)
+
+
+def _microseconds(value: object, where: str) -> float | None:
+    """Read a deadline as Triton's clients write it, into seconds; 0 stands for none."""
+    if value is None or (value == 0 and value is not False):
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ProtocolError(f"{where} must be a whole number of microseconds, not {shown(value)}")
+    return value / 1e6
 
 
 def _top_k(value: object, where: str) -> int:

@@ -18,10 +18,10 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 
 from backends import telemetry
+from backends.content import MIB
 from rollout.feed import Feed, FeedUnavailable
 from rollout.snapshot import Heartbeat
 from router.app import App
-from router.edge import MIB
 from router.feedback import Feedback
 from router.gateway import Gateway
 from router.ids import RANDOM_BYTES, request_id

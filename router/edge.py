@@ -1,41 +1,34 @@
 """What every HTTP handler of the gateway needs: bounded bodies, deadlines, errors as JSON."""
 
 import asyncio
-from collections.abc import Coroutine
+import contextlib
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any, Final, TypeVar
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from backends.content import in_words
 from backends.protocol import ProtocolError, write_error
 from router.errors import (
     BodyTooLongError,
     BusyError,
     ClientLeftError,
-    EncodingError,
     RouterError,
 )
 
-KIB: Final = 1024
-MIB: Final = 1024 * KIB
 RETRY_AFTER_S: Final = 1
 
 T = TypeVar("T")
 
 
-async def read_body(request: Request, limit: int) -> bytes:
-    """Read a body of at most `limit` bytes.
+async def read_body(request: Request, limit: int) -> list[bytes]:
+    """Read a body of at most `limit` bytes, in the pieces that it came in.
 
     What is too long is read out and thrown away up to twice the limit: a client that is cut off
-    while it sends loses the answer. Raises BodyTooLongError, and EncodingError for a compressed
-    body.
+    while it sends loses the answer. Raises BodyTooLongError.
     """
-    encoding = request.headers.get("content-encoding", "identity")
-    if encoding.lower() != "identity":
-        raise EncodingError(
-            f"the body's content-encoding is {encoding[:40]!r}: send it uncompressed"
-        )
     chunks: list[bytes] = []
     total = 0
     async for chunk in request.stream():
@@ -47,9 +40,22 @@ async def read_body(request: Request, limit: int) -> bytes:
         if total > 2 * limit:
             break
     if total > limit:
-        size = f"{limit // MIB} MiB" if limit >= MIB else f"{limit // KIB} KiB"
-        raise BodyTooLongError(f"the body is longer than {size}: no more is read here")
-    return b"".join(chunks)
+        raise BodyTooLongError(f"the body is longer than {in_words(limit)}: no more is read here")
+    return chunks
+
+
+@contextlib.asynccontextmanager
+async def reading_out(request: Request, limit: int) -> AsyncIterator[None]:
+    """Let a refusal wait until the body has been read and thrown away, within twice `limit`."""
+    try:
+        yield
+    except (RouterError, ProtocolError):
+        total = 0
+        async for chunk in request.stream():
+            total += len(chunk)
+            if total > 2 * limit:
+                break
+        raise
 
 
 async def while_waiting(request: Request, work: Coroutine[Any, Any, T]) -> T:

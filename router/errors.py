@@ -26,7 +26,7 @@ class UnknownRequestError(RouterError):
 
 
 class UnknownModelError(RouterError):
-    """A path that names another model than the one there is."""
+    """A path that names another model than the one there is, or another version."""
 
     status = 404
 
@@ -57,12 +57,6 @@ class TooLongError(RouterError):
 
 class BodyTooLongError(TooLongError):
     """A body that was not read to its end."""
-
-
-class EncodingError(RouterError):
-    """A body in a content encoding that is not read."""
-
-    status = 415
 
 
 class BusyError(RouterError):

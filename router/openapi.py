@@ -3,7 +3,7 @@
 import math
 from typing import Any, Final
 
-from backends.protocol import DIMENSION, KEPT_NEIGHBORS, MAX_TOP_K
+from backends.protocol import DIMENSION, KEPT_NEIGHBORS, MAX_TOP_K, MODEL
 
 DESCRIPTION: Final = """\
 One endpoint in front, several models behind. You send a **context** of vectors and get the
@@ -19,6 +19,7 @@ by the context's length and by the rollout that may be under way.
   `x-turnout-stage` and `x-turnout-version` name the rollout's stage and the configuration;
   `x-turnout-checkpoint` and `x-turnout-bank` are the sha256 of the model and of the bank.
 * `x-request-timeout-ms` on a request is its deadline.
+* A request's body may be compressed: `content-encoding: gzip` or `deflate`.
 * Every error is `{"error": "<one sentence>"}`.
 """
 
@@ -71,6 +72,29 @@ _PREDICT_ERRORS: Final = _errors(
     s502="The backend failed.",
     s504="The backend did not answer before the deadline.",
 )
+
+_PATH_PARAMETERS: Final = {
+    "name": f'The model: "{MODEL}".',
+    "version": "A version, as the model's metadata lists them.",
+}
+
+
+def path_parameters(path: str) -> dict[str, Any]:
+    """Describe what stands in braces in a path."""
+    return {
+        "parameters": [
+            {
+                "name": name,
+                "in": "path",
+                "required": True,
+                "schema": {"type": "string"},
+                "description": sentence,
+            }
+            for name, sentence in _PATH_PARAMETERS.items()
+            if f"{{{name}}}" in path
+        ]
+    }
+
 
 PREDICT: Final[dict[str, Any]] = {
     "requestBody": {

@@ -153,9 +153,17 @@ class Upstream:
             return False
         return True
 
-    async def metadata(self, arm: str) -> dict[str, Any]:
-        """Read the arm's model metadata. Raises UpstreamError when the arm fails."""
-        return _document(arm, await self._send(arm, "GET", _MODEL, timeout_s=PROBE_S))
+    async def identity(self, arm: str) -> dict[str, str]:
+        """Ask for the sha256 of the arm's checkpoint and bank. Raises UpstreamError."""
+        document = _document(arm, await self._send(arm, "GET", _MODEL, timeout_s=PROBE_S))
+        facts = document.get("parameters")
+        found = {
+            name: facts.get(name) if isinstance(facts, dict) else None
+            for name in ("checkpoint", "bank")
+        }
+        if not all(isinstance(value, str) for value in found.values()):
+            raise UpstreamInvalidError(f"the {arm} backend's metadata lacks its identity")
+        return {name: str(value) for name, value in found.items()}
 
     async def _send(
         self,

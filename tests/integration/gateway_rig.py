@@ -25,14 +25,15 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from backends.metadata import model_metadata
 from backends.protocol import (
     DIMENSION,
     HEADER_LENGTH,
     Floats,
     Prediction,
-    model_metadata,
     read_infer,
     read_lookup,
+    version_of,
     write_answer,
 )
 from rollout.snapshot import DEFAULT_TIERS, Keys, Live, Snapshot, Tier
@@ -149,7 +150,8 @@ class StubBackend:
         return JSONResponse({"ready": self.ready}, 200 if self.ready else 503)
 
     async def _model(self, _: Request) -> Response:
-        return JSONResponse(model_metadata([self.arm]))
+        identity = {"checkpoint": f"{self.arm}-checkpoint", "bank": "a-bank"}
+        return JSONResponse(model_metadata([version_of(identity["checkpoint"])], identity))
 
     async def _held(self, request: Request, hold: asyncio.Event) -> bool:
         """Wait until the test lets the answer go; False when the asker left before."""

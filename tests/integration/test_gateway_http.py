@@ -1,13 +1,16 @@
 """The gateway over real HTTP: routing by the table, answers, errors. No store anywhere."""
 
 import asyncio
+import gzip
 import time
 import tracemalloc
+import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 import pytest_asyncio
 from gateway_rig import Rig, body, context, gateway, sent, until
@@ -17,6 +20,8 @@ from backends.protocol import Request as Question
 from router.ids import admitted_at
 
 ARMS = ("phase1", "phase2")
+PACKED = gzip.compress(b"{}", mtime=0)
+BOMB = gzip.compress(bytes(65 * 1024 * 1024), compresslevel=1, mtime=0)
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
@@ -194,11 +199,32 @@ async def test_a_bad_deadline_gets_400(rig: Rig, value: str) -> None:
     assert "milliseconds above 0" in response.json()["error"]
 
 
-async def test_a_compressed_body_gets_415(rig: Rig) -> None:
-    response = await rig.client.post(
-        "/v1/predict", content=b"x", headers={"content-encoding": "gzip"}
-    )
-    assert (response.status_code, list(response.json())) == (415, ["error"])
+async def test_a_compressed_body_says_the_same_as_a_plain_one(rig: Rig) -> None:
+    plain = orjson.dumps(body(20, id="me"))
+    expected = (await rig.client.post("/v1/predict", content=plain)).json()
+    for name, pack in (("gzip", gzip.compress), ("deflate", zlib.compress)):
+        headers = {"content-encoding": name}
+        response = await rig.client.post("/v1/predict", content=pack(plain), headers=headers)
+        assert (response.status_code, response.json()) == (200, expected)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "content", "status", "words"),
+    [
+        ("br", b"x", 415, "content-encoding is 'br': send it as gzip"),
+        ("gzip", b"{}", 400, "the body is no gzip stream"),
+        ("gzip", PACKED[:-1], 400, "gzip stream is cut off"),
+        ("gzip", BOMB, 413, "longer than 64 MiB when its gzip"),
+    ],
+    ids=["unknown", "no stream", "cut off", "bomb"],
+)
+async def test_a_compressed_body_that_cannot_be_read_is_refused_by_name(
+    rig: Rig, encoding: str, content: bytes, status: int, words: str
+) -> None:
+    headers = {"content-encoding": encoding}
+    response = await rig.client.post("/v1/predict", content=content, headers=headers)
+    assert response.status_code == status
+    assert words in response.json()["error"]
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -361,8 +387,62 @@ async def test_health_and_metadata_are_those_of_the_protocol(rig: Rig) -> None:
     assert (await get("/v2/models/lvm/ready")).json() == {"name": "lvm", "ready": True}
     assert (await get("/v2")).json()["extensions"] == ["binary_tensor_data"]
     model = (await get("/v2/models/lvm")).json()
-    assert (model["name"], model["versions"]) == ("lvm", ["phase1", "phase2"])
+    assert (model["name"], model["versions"]) == ("lvm", ["phase1-check", "phase2-check"])
+    assert model["parameters"]["identities"]["phase2"] == {
+        "checkpoint": "phase2-checkpoint",
+        "bank": "a-bank",
+    }
     assert model["inputs"] == [{"name": "CONTEXT", "datatype": "FP32", "shape": [1, -1, 768]}]
+
+
+async def test_a_versions_paths_say_the_same_as_the_models(rig: Rig) -> None:
+    get = rig.client.get
+    assert (await get("/v2/models")).json() == {"models": ["lvm"]}
+    index = (await rig.client.post("/v2/repository/index")).json()
+    assert [one["version"] for one in index] == ["phase1-check", "phase2-check"]
+    assert {one["state"] for one in index} == {"READY"}
+    for end in ("", "/ready", "/config"):
+        versioned = await get(f"/v2/models/lvm/versions/phase1-check{end}")
+        assert versioned.json() == (await get(f"/v2/models/lvm{end}")).json()
+        other = await get(f"/v2/models/lvm/versions/none{end}")
+        assert other.status_code == 404
+        assert '"lvm" has no version "none" in service' in other.json()["error"]
+
+
+async def test_a_version_in_the_path_of_a_request_must_be_the_one_that_answers(rig: Rig) -> None:
+    message = write_request(Question(context(20)))
+    for version, status in (("phase1-check", 200), ("phase2-check", 404)):
+        path = f"/v2/models/lvm/versions/{version}/infer"
+        response = await rig.client.post(path, content=message.body, headers=dict(message.headers))
+        assert response.status_code == status
+    assert '"phase1-check" does: the context' in response.json()["error"]
+
+
+async def test_statistics_count_the_protocols_requests(rig: Rig) -> None:
+    async def stats() -> Any:
+        document = (await rig.client.get("/v2/models/lvm/stats")).json()
+        assert (await rig.client.get("/v2/models/stats")).json().keys() == document.keys()
+        return document["model_stats"][0]["inference_stats"]
+
+    message = write_request(Question(context(20)))
+    before = await stats()
+    path = "/v2/models/lvm/infer"
+    await rig.client.post(path, content=message.body, headers=dict(message.headers))
+    await rig.client.post(path, content=b"{}")
+    rig.phase1.status = 500
+    await rig.client.post(path, content=message.body, headers=dict(message.headers))
+    after = await stats()
+    assert after["success"]["count"] == before["success"]["count"] + 1
+    assert after["fail"]["count"] == before["fail"]["count"] + 2
+    assert after["compute_infer"]["ns"] > before["compute_infer"]["ns"]
+
+
+async def test_a_deadline_in_the_body_is_in_microseconds_and_holds(rig: Rig) -> None:
+    rig.phase1.hold = asyncio.Event()
+    tensor = {"name": "CONTEXT", "shape": [1, 1, 768], "datatype": "FP32", "data": [0.5] * 768}
+    asked = {"inputs": [tensor], "parameters": {"timeout": 200_000}}
+    response = await rig.client.post("/v2/models/lvm/infer", json=asked)
+    assert response.status_code == 504
 
 
 async def test_readiness_waits_for_every_active_backend(rig: Rig) -> None:

@@ -1,7 +1,13 @@
+import gzip
+import itertools
 import threading
-from collections.abc import Iterator
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 from backend_samples import bank, context, infer_json, untrained
 from starlette.testclient import TestClient
@@ -10,9 +16,15 @@ from backends.app import LONG_BODY, ModelServer
 from backends.engine.torch_cpu import TorchEngine
 from backends.errors import BankError
 from backends.predictor import Predictor
-from backends.protocol import HEADER_LENGTH, Request, read_answer, write_request
+from backends.protocol import HEADER_LENGTH, OUTPUTS, Request, read_answer, write_request
 
 INFER = "/v2/models/lvm/infer"
+LOOKUP = "/v2/models/lvm/lookup"
+VERSION = untrained().identity[:12]
+PATHS = ("/v2/models/lvm", f"/v2/models/lvm/versions/{VERSION}")
+IDENTITY = {"checkpoint": untrained().identity, "bank": "ba" * 32}
+PACKED = gzip.compress(b"{}", mtime=0)
+BOMB = gzip.compress(bytes(2 * 1024 * 1024), mtime=0)
 BANK = context(40)
 CONTEXT = BANK[:12]
 
@@ -88,22 +100,101 @@ def test_neighbours_leave_out_the_context(client: TestClient) -> None:
 
 
 def test_a_lookup_names_the_id_of_an_exact_vector_or_null(client: TestClient) -> None:
-    found = client.post("/v2/models/lvm/lookup", json={"vector": BANK[7].tolist()})
-    assert found.json() == {"id": 1007}
-    other = client.post("/v2/models/lvm/lookup", json={"vector": (-BANK[7]).tolist()})
-    assert other.json() == {"id": None}
+    for path in (LOOKUP, f"/v2/models/lvm/versions/{VERSION}/lookup"):
+        found = client.post(path, json={"vector": BANK[7].tolist()})
+        assert found.json() == {"id": 1007, **IDENTITY}
+        other = client.post(path, json={"vector": (-BANK[7]).tolist()})
+        assert other.json() == {"id": None, **IDENTITY}
 
 
 def test_health_and_metadata_say_what_this_is(client: TestClient) -> None:
     assert client.get("/v2/health/live").json()["live"] is True
-    assert client.get("/v2/health/ready").json()["ready"] is True
-    assert client.get("/v2/models/lvm/ready").json()["ready"] is True
-    assert client.get("/v2").json()["version"] == "1.2.3"
-    facts = client.get("/v2/models/lvm").json()["parameters"]
-    assert facts["weights"] == "untrained weights"
-    assert facts["trained"] is False
-    assert facts["arm"] == "phase1"
-    assert facts["window"] == 10
+    assert client.get("/v2/health/ready").json() == {"ready": True, "live": True}
+    assert client.get("/v2").json() == {
+        "name": "turnout",
+        "version": "1.2.3",
+        "extensions": ["binary_tensor_data"],
+    }
+    assert client.get("/v2/models").json() == {"models": ["lvm"]}
+    for path in PATHS:
+        assert client.get(f"{path}/ready").json() == {"name": "lvm", "ready": True}
+        assert client.get(f"{path}/config").json()["input"][0]["dims"] == [1, -1, 768]
+        model = client.get(path).json()
+        assert model["versions"] == [VERSION]
+        facts = model["parameters"]
+        assert (facts["weights"], facts["trained"]) == ("untrained weights", False)
+        assert (facts["arm"], facts["window"]) == ("phase1", 10)
+        assert {name: facts[name] for name in IDENTITY} == IDENTITY
+
+
+def test_the_repository_index_lists_the_version_that_is_ready(client: TestClient) -> None:
+    ready = {"name": "lvm", "version": VERSION, "state": "READY", "reason": ""}
+    assert client.post("/v2/repository/index").json() == [ready]
+    assert client.post("/v2/repository/index", json={"ready": True}).json() == [ready]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_every_answer_carries_the_identity_of_what_computed_it(
+    client: TestClient, path: str
+) -> None:
+    binary = write_request(Request(CONTEXT, binary_outputs=frozenset(OUTPUTS)))
+    raw = {HEADER_LENGTH: "0"}
+    one = orjson.loads(infer_json(CONTEXT))
+    one["outputs"] = [{"name": "NEIGHBOR_IDS", "parameters": {"binary_data": True}}]
+    for body, headers in (
+        (infer_json(CONTEXT), {}),
+        (orjson.dumps(one), {}),
+        (binary.body, dict(binary.headers)),
+        (CONTEXT.tobytes(), raw),
+    ):
+        answer = client.post(f"{path}/infer", content=body, headers=headers)
+        assert answer.status_code == 200
+        head = orjson.loads(answer.content[: int(answer.headers.get(HEADER_LENGTH, 1 << 20))])
+        assert head["model_name"] == "lvm"
+        assert head["model_version"] == VERSION
+        assert {name: head["parameters"][name] for name in IDENTITY} == IDENTITY
+
+
+def test_a_raw_body_is_one_context_and_its_answer_is_binary(client: TestClient) -> None:
+    answer = client.post(INFER, content=CONTEXT.tobytes(), headers={HEADER_LENGTH: "0"})
+    assert answer.headers["content-type"] == "application/octet-stream"
+    raw = read_answer(answer.content, answer.headers[HEADER_LENGTH])
+    plain = read_answer(client.post(INFER, content=infer_json(CONTEXT)).content, None)
+    np.testing.assert_array_equal(raw.vector, plain.vector)
+    assert (raw.length, raw.ids.tolist()) == (12, plain.ids.tolist())
+
+
+@pytest.mark.parametrize(("name", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
+def test_a_compressed_body_is_read_and_its_header_counts_what_it_was(
+    client: TestClient, name: str, pack: Callable[[bytes], bytes]
+) -> None:
+    message = write_request(Request(CONTEXT, top_k=3))
+    plain = client.post(INFER, content=message.body, headers=dict(message.headers))
+    headers = {**message.headers, "content-encoding": name}
+    packed = client.post(INFER, content=pack(message.body), headers=headers)
+    assert (packed.status_code, packed.content) == (200, plain.content)
+
+
+def test_statistics_count_successes_failures_and_the_parts_of_their_time(
+    client: TestClient,
+) -> None:
+    def stats(path: str = "/v2/models/stats") -> Any:
+        (found,) = client.get(path).json()["model_stats"]
+        return found
+
+    before = stats()
+    assert client.post(INFER, content=infer_json(CONTEXT)).status_code == 200
+    assert client.post(INFER, content=b"{}").status_code == 400
+    after = stats(f"/v2/models/lvm/versions/{VERSION}/stats")
+    for name in ("success", "fail", "queue", "compute_infer", "compute_output"):
+        old, new = before["inference_stats"][name], after["inference_stats"][name]
+        assert new["count"] == old["count"] + 1, name
+        assert new["ns"] > old["ns"], name
+    assert after["inference_count"] == before["inference_count"] + 1
+    assert after["execution_count"] == before["execution_count"] + 1
+    assert after["batch_stats"][0]["batch_size"] == 1
+    assert abs(after["last_inference"] / 1000 - time.time()) < 60
+    assert (after["name"], after["version"]) == ("lvm", VERSION)
 
 
 @pytest.mark.parametrize(
@@ -123,9 +214,16 @@ def test_health_and_metadata_say_what_this_is(client: TestClient) -> None:
         ("GET", "/v2/models/x/ready", b"", {}, 404, 'this server has "lvm"'),
         ("POST", "/v2/models/x/lookup", b"{}", {}, 404, 'this server has "lvm"'),
         ("POST", "/v2/models/lvm/lookup", b"{}", {}, 400, 'the field "vector" is missing'),
+        ("GET", "/v2/models/lvm/versions/1", b"", {}, 404, 'has no version "1": this server has'),
+        ("POST", "/v2/models/lvm/versions/1/infer", b"{}", {}, 404, 'has no version "1"'),
+        ("POST", INFER, b"x", {"content-encoding": "br"}, 415, "content-encoding is 'br'"),
+        ("POST", INFER, b"{}", {"content-encoding": "gzip"}, 400, "the body is no gzip stream"),
+        ("POST", INFER, PACKED[:-1], {"content-encoding": "gzip"}, 400, "stream is cut off"),
+        ("POST", INFER, BOMB, {"content-encoding": "gzip"}, 413, "1 MiB when its gzip is inflated"),
         ("GET", "/elsewhere", b"", {}, 404, "Not Found: GET /elsewhere"),
         ("GET", INFER, b"", {}, 405, "Method Not Allowed"),
     ],
+    ids=itertools.count(),
 )
 def test_every_error_is_one_sentence_in_json(
     client: TestClient,

@@ -1,7 +1,6 @@
 """A body read in pieces reads as a body read at once does, wherever it is cut."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -29,12 +28,11 @@ SPACES = st.sampled_from([(",", ":"), (", ", ": "), (" ,\n", "\t:\r\n ")])
 
 
 @pytest.fixture(autouse=True)
-def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every list be long, a vector short, and a cut come after every few bytes."""
     monkeypatch.setattr(jsonrows, "SHORTEST", 1)
     monkeypatch.setattr(jsonrows, "PIECE", 9)
     monkeypatch.setattr(jsonrows, "DIMENSION", WIDTH)
-    return
 
 
 def is_number(value: object) -> bool:

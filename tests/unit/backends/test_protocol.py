@@ -14,12 +14,10 @@ from backends.protocol import (
     Prediction,
     ProtocolError,
     Request,
-    model_metadata,
     read_answer,
     read_infer,
     read_lookup,
     read_predict,
-    server_metadata,
     write_answer,
     write_error,
     write_request,
@@ -246,6 +244,24 @@ def infer_document(**changes: Any) -> bytes:
     return json.dumps(document).encode()
 
 
+def test_tritons_own_parameters_are_taken_as_its_clients_mean_them() -> None:
+    reserved = {"sequence_id": 7, "sequence_start": True, "priority": 1, "triton_x": [1]}
+    body = infer_document(top_parameters={**reserved, "timeout": 1_500_000})
+    assert read_infer(body, None, max_length=MAX).timeout_s == 1.5
+    no_limit = infer_document(top_parameters={"timeout": 0})
+    assert read_infer(no_limit, None, max_length=MAX).timeout_s is None
+
+
+def test_a_tensor_at_any_place_of_a_body_is_read() -> None:
+    message = write_request(Request(VECTORS))
+    length = int(message.headers[HEADER_LENGTH])
+    for pad in range(5):
+        body = message.body[:length] + b" " * pad + message.body[length:]
+        request = read_infer(body, str(length + pad), max_length=MAX)
+        np.testing.assert_array_equal(request.context, VECTORS)
+        assert request.context.flags.aligned
+
+
 def test_an_outputs_own_word_wins_over_the_requests() -> None:
     body = infer_document(
         top_parameters={"binary_data_output": True},
@@ -288,6 +304,15 @@ def test_an_outputs_own_word_wins_over_the_requests() -> None:
         (infer_document(top_outputs=[{"name": ["PREDICTION"]}]), "outputs[0] names"),
         (infer_document(top_parameters={"binary_data_output": 1}), "must be true or false"),
         (infer_document(top_parameters={"top_k": "3"}), "parameters.top_k must be"),
+        (infer_document(top_parameters={"timeout": -1}), "must be a whole number of microseconds"),
+        (infer_document(top_parameters={"timeout": True}), "parameters.timeout must be"),
+        (infer_document(parameters={"shared_memory_region": "x"}), "has no such extension"),
+        (
+            infer_document(
+                top_outputs=[{"name": "PREDICTION", "parameters": {"classification": 3}}]
+            ),
+            "outputs[0].parameters.classification is set",
+        ),
     ],
 )
 def test_a_wrong_infer_body_gets_the_field_the_finding_and_the_right_way(
@@ -451,7 +476,7 @@ def test_a_lookup_is_read_to_the_last_bit() -> None:
     [
         (b"{}", 'the field "vector" is missing'),
         (b'{"vector": 3}', "vector must be a list of numbers, not a number"),
-        (lookup_body(VECTORS[0][:7]), "vector has 7 numbers: a vector has 768"),
+        (lookup_body(VECTORS[0][:7]), "vector must be a list of 768 numbers, not of 7"),
         (b'{"vector": [' + b"[1]," * 767 + b"1]}", "vector[0] must be a number, not a list"),
         (b'{"vector": [' + b"1e39," * 767 + b"1]}", "beyond the range of float32"),
         (b'{"vector": [], "x": 1}', "unknown field 'x'"),
@@ -465,9 +490,3 @@ def test_a_wrong_lookup_is_refused_in_words(body: bytes, words: str) -> None:
 
 def test_an_error_is_one_string_in_one_field() -> None:
     assert json.loads(write_error('a "quoted" word')) == {"error": 'a "quoted" word'}
-
-
-def test_metadata_announces_the_binary_extension_and_a_context_of_any_length() -> None:
-    assert server_metadata("1")["extensions"] == ["binary_tensor_data"]
-    assert model_metadata(["a"])["inputs"][0]["shape"] == [1, -1, 768]
-    assert model_metadata(["a"], {"trained": False})["parameters"] == {"trained": False}
