@@ -37,7 +37,7 @@ def main() -> None:
 
 def load(settings: Settings) -> Predictor:
     """Load what the settings name; the engine's thread calls it. Raises LoadError."""
-    vectors = bank.load(settings.bank)
+    vectors = bank.load(settings.bank, settings.index, threads=settings.threads)
     # The engine may import torch, which takes seconds. Here, the server is live meanwhile, and a
     # wrong setting or a port in use is told at once.
     made = make_engine(

@@ -1,37 +1,64 @@
 """The bank: the vectors that a prediction's neighbours are chosen from, and their ids.
 
-Scores are inner products with the bank's vectors brought to length 1, computed exactly (faiss, a
-flat index). Whether two vectors are the same is another question, answered by the bytes of their
+Scores are inner products with the bank's vectors brought to length 1, in float32 whichever index
+found them. Whether two vectors are the same is another question, answered by the bits of their
 float32 values as the file has them: that is how a context's own vectors are left out of its
-neighbours, and how the truth of a feedback finds its id.
+neighbours, and how the truth of a feedback finds its id. Rows are looked up by a hash of their
+bits, and compared bit by bit where the hash is the same.
 """
 
-import hashlib
-import zipfile
-import zlib
-from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Self
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.errors import BankError
+from backends import bankfile, bankindex
+from backends.bankfile import Vectors, anew, blocks
+from backends.bankindex import Index, Kind, Rows
 from backends.protocol import DIMENSION, Floats, Ids
 
-Key = bytes
-"""A vector's identity: 16 bytes of blake2b over its float32 values, so that rows need no copy."""
+_MULTIPLIERS: Final = np.random.default_rng(0).integers(
+    0, 2**64, DIMENSION // 2, dtype=np.uint64
+) | np.uint64(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """The rows of a bank by their bits: hashes in order, the rows that they are of, the rows."""
+
+    hashes: NDArray[np.uint64]
+    rows: Rows
+    vectors: Vectors
+
+    @classmethod
+    def of(cls, vectors: Vectors) -> Self:
+        """Hash every row."""
+        hashes = np.concatenate([_hashes(block) for block in blocks(vectors)])
+        order = np.argsort(hashes, kind="stable")
+        return cls(hashes[order], order, vectors)
+
+    def find(self, wanted: Floats) -> Rows:
+        """Return the rows that equal one of `wanted` [n, 768], bit by bit, in ascending order."""
+        hashes = _hashes(wanted)
+        first = np.searchsorted(self.hashes, hashes, "left")
+        counts = np.searchsorted(self.hashes, hashes, "right") - first
+        asked = np.repeat(np.arange(len(hashes)), counts)
+        nth = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        rows = self.rows[np.repeat(first, counts) + nth]
+        same = (_bits(self.vectors[rows]) == _bits(wanted[asked])).all(axis=1)
+        return np.unique(rows[same])
 
 
 @dataclass(frozen=True, slots=True)
 class Bank:
-    """An index of unit vectors, the ids of its rows, and the rows of each distinct vector."""
+    """An index of unit vectors, the ids of its rows, and the rows by their bits."""
 
-    index: Any
+    index: Index
     ids: Ids
-    rows: dict[Key, list[int]]
+    lookup: Lookup
+    by_id: Rows
     identity: str
 
     @property
@@ -45,82 +72,56 @@ class Bank:
         Leaves out the rows that equal one of `exclude` [n, 768] exactly. Where fewer than `k` rows
         remain, there are fewer answers.
         """
-        left_out = [] if exclude is None else self._rows_of(exclude)
+        left_out = np.empty(0, np.int64) if exclude is None else self.lookup.find(exclude)
         k = min(k, self.size - len(left_out))
         if k == 0:
             return np.empty(0, np.int64), np.empty(0, np.float32)
-        parameters = None
-        if left_out:
-            batch = faiss.IDSelectorBatch(np.array(left_out, np.int64))
-            selector = faiss.IDSelectorNot(batch)
-            parameters = faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]  # SWIG sets attributes from keywords
-        scores, found = self.index.search(vector[np.newaxis], k, params=parameters)
-        return self.ids[found[0]], scores[0]
+        rows, scores = self.index.search(vector, k, left_out)
+        if self.index.lists:  # its own scores are of float16 values
+            scores = bankindex.unit(self.lookup.vectors[rows]) @ vector
+            order = np.argsort(-scores, kind="stable")
+            rows, scores = rows[order], scores[order]
+        return self.ids[rows], scores
 
     def find(self, vector: Floats) -> int | None:
         """Return the id of the row that equals `vector` [768] exactly; of several, the first."""
-        rows = self.rows.get(_key(vector))
-        return int(self.ids[rows[0]]) if rows else None
+        rows = self.lookup.find(vector[np.newaxis])
+        return int(self.ids[rows[0]]) if rows.size else None
 
-    def _rows_of(self, context: Floats) -> list[int]:
-        keys = {_key(vector) for vector in context}
-        return [row for key in keys for row in self.rows.get(key, ())]
-
-
-def load(path: Path) -> Bank:
-    """Load an .npz with `vectors` [N, 768] and `ids` [N]. Raises BankError, saying what is wrong.
-
-    The bank's identity is the sha256 of the file.
-    """
-    try:
-        with path.open("rb") as file:
-            identity = hashlib.file_digest(file, "sha256").hexdigest()
-            file.seek(0)
-            with np.load(file, allow_pickle=False) as arrays:
-                missing = {"vectors", "ids"} - set(arrays)
-                if missing:
-                    raise BankError(f"the bank {path} lacks {' and '.join(sorted(missing))}")
-                vectors, ids = arrays["vectors"], arrays["ids"]
-    except OSError as error:
-        raise BankError(f"cannot read the bank {path}: {error.strerror or error}") from error
-    except (ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise BankError(f"the bank {path} is no .npz file of plain arrays: {error}") from error
-    _check(vectors, ids, path)
-    return build(vectors.astype(np.float32), ids.astype(np.int64), identity)
+    def has(self, id_: int) -> bool:
+        """Whether a vector of the bank has this id."""
+        if not np.iinfo(np.int64).min <= id_ <= np.iinfo(np.int64).max:
+            return False
+        place = int(np.searchsorted(self.ids, id_, sorter=self.by_id))
+        return place < self.size and int(self.ids[self.by_id[place]]) == id_
 
 
-def build(vectors: Floats, ids: Ids, identity: str) -> Bank:
+def load(path: Path, kind: Kind = "exact", *, threads: int = 1) -> Bank:
+    """Load a bank's files and index them. Raises BankError, saying what is wrong."""
+    file = bankfile.read(path)
+    return build(file.vectors, file.ids, file.identity, kind, threads=threads)
+
+
+def build(
+    vectors: Vectors, ids: Ids, identity: str, kind: Kind = "exact", *, threads: int = 1
+) -> Bank:
     """Make a bank of `vectors` [N, 768] and `ids` [N], both checked already."""
-    rows: dict[Key, list[int]] = defaultdict(list)
-    for row, vector in enumerate(vectors):
-        rows[_key(vector)].append(row)
-    faiss.omp_set_num_threads(1)  # the engine has the cores; 7,200 vectors take 1 ms on one
-    index = faiss.IndexFlatIP(DIMENSION)
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    index.add(vectors / np.maximum(lengths, np.finfo(np.float32).tiny))
-    return Bank(index=index, ids=ids, rows=dict(rows), identity=identity)
+    lookup = Lookup.of(vectors)
+    return Bank(
+        index=bankindex.build(vectors, kind, threads=threads),
+        ids=ids,
+        lookup=replace(lookup, vectors=anew(vectors)),
+        by_id=np.argsort(ids, kind="stable"),
+        identity=identity,
+    )
 
 
-def _key(vector: Floats) -> Key:
-    return hashlib.blake2b(np.ascontiguousarray(vector, "<f4").tobytes(), digest_size=16).digest()
+def _hashes(vectors: NDArray[Any]) -> NDArray[np.uint64]:
+    """Hash rows by the bits of their float32 values: a sum of products, modulo 2**64."""
+    hashes: NDArray[np.uint64] = np.einsum("ij,j->i", _bits(vectors), _MULTIPLIERS)
+    return hashes
 
 
-def _check(vectors: NDArray[Any], ids: NDArray[Any], path: Path) -> None:
-    if vectors.ndim != 2 or vectors.shape[1] != DIMENSION or not len(vectors):  # noqa: PLR2004 - rows and columns
-        raise BankError(
-            f"the bank {path} has vectors of shape {list(vectors.shape)}: the model's are "
-            f"[N, {DIMENSION}], N >= 1"
-        )
-    if vectors.dtype not in (np.float16, np.float32):
-        raise BankError(f"the bank {path} has vectors of {vectors.dtype}, not float16 or float32")
-    if ids.shape != vectors.shape[:1] or ids.dtype.kind not in "iu":
-        raise BankError(
-            f"the bank {path} has ids of shape {list(ids.shape)} and {ids.dtype}: one integer per "
-            f"vector makes [{len(vectors)}]"
-        )
-    finite = np.isfinite(vectors).all(axis=1)
-    if not finite.all():
-        raise BankError(f"row {int(np.argmin(finite))} of the bank {path} is not finite")
-    unique, counts = np.unique(ids, return_counts=True)
-    if len(unique) != len(ids):
-        raise BankError(f"the id {int(unique[counts.argmax()])} stands twice in the bank {path}")
+def _bits(vectors: NDArray[Any]) -> NDArray[np.uint64]:
+    """Return rows of float32 values, or of what widens to it, two to a word: [n, 384]."""
+    return np.ascontiguousarray(vectors, np.float32).view(np.uint64)

@@ -21,7 +21,14 @@ class Settings(BaseSettings):
         gt=0, description="The window: how many of the newest vectors the model reads."
     )
     bank: Path = Field(
-        description="An .npz file with `vectors` [N,768] (float16 or float32) and `ids` [N] int64."
+        description="An .npz file with `vectors` [N,768] (float16 or float32) and `ids` [N]; or an "
+        ".npy file with the vectors, which is mapped, and the ids beside it in *.ids.npy (without "
+        "that file: row numbers)."
+    )
+    index: Literal["exact", "approximate"] = Field(
+        default="exact",
+        description="How neighbours are found: among all rows, or among the nearest lists of an "
+        "inverted file (for more than about 100,000 rows).",
     )
     checkpoint: Path | None = Field(
         default=None,

@@ -5,8 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 from backend_samples import bank, bank_file, context
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from backends.bank import load
+from backends.bank import Bank, build, load
 from backends.errors import BankError
 
 VECTORS = context(50)
@@ -111,10 +113,108 @@ def test_what_is_no_npz_is_refused(tmp_path: Path, content: bytes) -> None:
         load(path)
 
 
-def test_a_single_npy_array_is_refused(tmp_path: Path) -> None:
-    np.save(tmp_path / "bank.npy", VECTORS)
-    with pytest.raises(BankError, match=r"is no \.npz file"):
+@pytest.mark.parametrize("kind", [np.float16, np.float32])
+def test_an_npy_file_is_mapped_and_its_ids_lie_beside_it(tmp_path: Path, kind: Any) -> None:
+    path, beside = tmp_path / "bank.npy", tmp_path / "bank.ids.npy"
+    np.save(path, VECTORS.astype(kind))
+    rows = load(path)
+    assert isinstance(rows.lookup.vectors, np.memmap)
+    assert rows.identity == hashlib.sha256(path.read_bytes()).hexdigest()
+    seventh = VECTORS.astype(kind)[7].astype(np.float32)
+    assert rows.find(seventh) == 7
+    np.save(beside, np.arange(50, dtype=np.int32) + 1000)
+    named = load(path)
+    assert named.find(seventh) == 1007
+    both = path.read_bytes() + beside.read_bytes()
+    assert named.identity == hashlib.sha256(both).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("vectors", "ids", "words"),
+    [
+        (VECTORS[:, :512], None, r"vectors of shape \[50, 512\]: the model's are \[N, 768\]"),
+        (np.float32(1), None, r"vectors of shape \[\]"),
+        (VECTORS, np.arange(49), r"ids of shape \[49\]"),
+        (VECTORS, np.ones(50), "one integer per vector"),
+    ],
+)
+def test_a_wrong_npy_bank_is_refused_in_words(
+    tmp_path: Path, vectors: Any, ids: Any, words: str
+) -> None:
+    np.save(tmp_path / "bank.npy", vectors)
+    if ids is not None:
+        np.save(tmp_path / "bank.ids.npy", ids)
+    with pytest.raises(BankError, match=words):
         load(tmp_path / "bank.npy")
+
+
+def test_what_is_no_npy_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bank.npy"
+    path.write_bytes(b"no array")
+    with pytest.raises(BankError, match=r"is no \.npy file"):
+        load(path)
+
+
+def test_it_knows_which_ids_it_has() -> None:
+    held = bank(VECTORS)
+    assert held.has(1000)
+    assert held.has(1049)
+    for other in (999, 1050, 0, -(2**70), 2**70):
+        assert not held.has(other)
+
+
+def test_zero_and_minus_zero_are_two_values() -> None:
+    vectors = VECTORS.copy()
+    vectors[3, 0], vectors[4] = 0.0, vectors[3]
+    vectors[4, 0] = -0.0
+    held = bank(vectors)
+    assert (held.find(vectors[3]), held.find(vectors[4])) == (1003, 1004)
+
+
+# --- the approximate index ------------------------------------------------------------------------
+
+MANY = (context(40, seed=4).repeat(150, axis=0) + 0.5 * context(6000, seed=5)).astype(np.float16)
+
+
+@pytest.fixture(scope="module")
+def both() -> tuple[Bank, Bank]:
+    ids = np.arange(len(MANY))
+    wide = MANY.astype(np.float32)
+    return build(wide, ids, "x"), build(wide, ids, "x", "approximate")
+
+
+def test_the_approximate_index_finds_nearly_what_the_exact_one_finds(
+    both: tuple[Bank, Bank],
+) -> None:
+    exact, near = both
+    assert near.index.lists > 1
+    shared = 0
+    for query in context(40, seed=4) + 0.02 * context(40, seed=6):
+        ids, scores = near.search(query, 10)
+        expected = dict(zip(*(part.tolist() for part in exact.search(query, 10)), strict=True))
+        shared += len(expected.keys() & set(ids.tolist()))
+        assert (np.diff(scores) <= 0).all()
+        for id_, score in zip(ids.tolist(), scores.tolist(), strict=True):
+            assert expected.get(id_, score) == pytest.approx(score, abs=1e-6)
+    assert shared >= 0.9 * 400
+
+
+@given(st.integers(0, 39), st.sets(st.integers(0, 5999), max_size=400), st.integers(1, 300))
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_the_approximate_index_leaves_the_context_out_and_answers_in_full(
+    both: tuple[Bank, Bank], place: int, others: set[int], k: int
+) -> None:
+    near = both[1]
+    rows = [*range(place * 150, place * 150 + 150), *others]  # all that lies near, and more
+    ids, scores = near.search(MANY[place * 150].astype(np.float32), k, MANY[rows].astype("f4"))
+    assert not set(rows) & set(ids.tolist())
+    assert len(set(ids.tolist())) == len(scores) == k
+
+
+def test_a_bank_of_one_vector_has_an_approximate_index_too() -> None:
+    alone = build(VECTORS[:1], np.array([5]), "x", "approximate")
+    assert alone.search(VECTORS[3], 10)[0].tolist() == [5]
+    assert alone.search(VECTORS[3], 10, VECTORS[:1])[0].size == 0
 
 
 def test_a_missing_bank_is_refused_by_name(tmp_path: Path) -> None:
