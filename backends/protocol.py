@@ -84,7 +84,7 @@ DATATYPES: Final = {"PREDICTION": "FP32", "NEIGHBOR_IDS": "INT64", "NEIGHBOR_SCO
 Ids = NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Request:
     """One prediction request, checked. `context` is float32 `[n, 768]`, finite, n >= 1."""
 
@@ -98,13 +98,17 @@ class Request:
     timeout_s: float | None = None
     """The deadline that the body itself names, counted from its arrival."""
 
+    def __repr__(self) -> str:
+        # Not the dataclass's own: to write a vector out takes milliseconds, and libraries do so.
+        return f"<Request of {self.length} vectors, id {self.id!r}, top {self.top_k}>"
+
     @property
     def length(self) -> int:
         """Vectors in the context."""
         return int(self.context.shape[0])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Prediction:
     """One model's answer: `vector` float32 `[768]`, `ids` int64 `[k]`, `scores` float32 `[k]`.
 
@@ -119,6 +123,12 @@ class Prediction:
     window: int
     checkpoint: str
     bank: str
+
+    def __repr__(self) -> str:
+        return (
+            f"<Prediction from {self.window} of {self.length} vectors, {self.ids.size} neighbours, "
+            f"by {version_of(self.checkpoint)}>"
+        )
 
     @property
     def truncated(self) -> bool:

@@ -252,6 +252,13 @@ def test_tritons_own_parameters_are_taken_as_its_clients_mean_them() -> None:
     assert read_infer(no_limit, None, max_length=MAX).timeout_s is None
 
 
+def test_a_request_and_a_prediction_are_told_in_a_line_without_their_numbers() -> None:
+    assert repr(Request(VECTORS, id="me")) == "<Request of 3 vectors, id 'me', top 10>"
+    assert repr(prediction()) == (
+        "<Prediction from 100 of 300 vectors, 2 neighbours, by cccccccccccc>"
+    )
+
+
 def test_a_tensor_at_any_place_of_a_body_is_read() -> None:
     message = write_request(Request(VECTORS))
     length = int(message.headers[HEADER_LENGTH])
