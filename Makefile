@@ -6,6 +6,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# The clients of others pin what the product pins otherwise (pandas, kubernetes, httpx).
+CLIENTS := .venv-clients
 # torch's builds differ between indexes, so it is pinned by version and not by hash. Plain pip
 # fetches a CUDA build on Linux; TORCH_INDEX_URL may name an index with CPU builds.
 TORCH := $(shell sed -n 's/^ *"\(torch==[0-9.]*\)".*/\1/p' pyproject.toml)
@@ -14,7 +16,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-package torch \
 	--quiet --custom-compile-command "make lock" --upgrade
 
-.PHONY: help demo test test-browser test-faults check lock clean
+.PHONY: help demo test test-browser test-faults test-clients check lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -31,6 +33,10 @@ test-browser: $(VENV)/.test ## the report in headless Chromium (Debian: chromium
 test-faults: $(VENV)/.training ## kill -9 in the middle of building and training, and go on
 	$(BIN)/python -m pytest tests/faults
 
+test-clients: $(VENV)/.run $(CLIENTS)/.made ## Triton's and KServe's own clients, in their own environment
+	TURNOUT_PYTHON=$(abspath $(BIN)/python) $(CLIENTS)/bin/python -m pytest \
+		-c tests/clients/pytest.ini tests/clients
+
 check: $(VENV)/.test ## format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -42,9 +48,10 @@ lock: ## resolve the dependencies anew (needs uv)
 		--output-file requirements/test.txt
 	$(LOCK) pyproject.toml --extra training --constraint requirements/run.txt \
 		--output-file requirements/training.txt
+	$(LOCK) requirements/clients.in --output-file requirements/clients.txt
 
 clean: ## remove what make made
-	rm -rf $(VENV) demo-report
+	rm -rf $(VENV) $(CLIENTS) demo-report
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
@@ -64,4 +71,10 @@ $(VENV)/.training: requirements/training.txt $(VENV)/.test
 
 $(VENV)/.test: requirements/test.txt $(VENV)/.run
 	$(PIP) --require-hashes -r requirements/test.txt
+	@touch $@
+
+$(CLIENTS)/.made: requirements/clients.txt
+	$(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+		-r requirements/clients.txt
 	@touch $@

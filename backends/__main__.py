@@ -10,7 +10,8 @@ import structlog
 from pydantic import ValidationError
 
 from backends import bank, telemetry
-from backends.app import MIB, ModelServer
+from backends.app import ModelServer
+from backends.content import MIB
 from backends.engine.make import make_engine
 from backends.predictor import Predictor
 from backends.prefix import PrefixStates

@@ -38,7 +38,7 @@ from backends.errors import (
 from backends.metrics import Metrics
 from backends.predictor import Predictor
 from backends.protocol import Prediction, ProtocolError, Request
-from backends.statistics import Statistics, totals
+from backends.statistics import Statistics, Tally, totals
 from backends.worker import BATCH, Worker
 
 LONG_BODY: Final = 256 * 1024
@@ -315,13 +315,17 @@ class ModelServer:
     async def stats(self, request: HttpRequest) -> Response:
         """Count the inference requests and their times, as Triton's statistics do."""
         self._check_path(request)
-        compute = totals(self._metrics.engine)
+        runs = self._metrics.executions
         return JSONResponse(
             self._statistics.document(
                 protocol.version_of(self._predictor().checkpoint),
                 queue=totals(self._metrics.queue_wait),
-                compute=compute,
-                batches={1: compute},
+                # Triton's: each request took as long as the run that read it.
+                compute=Tally(
+                    sum(size * tally.count for size, tally in runs.items()),
+                    sum(size * tally.ns for size, tally in runs.items()),
+                ),
+                batches=runs,
             )
         )
 

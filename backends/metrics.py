@@ -6,6 +6,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from backends.predictor import Task
+from backends.statistics import SECOND_NS, Tally
 
 LENGTH_BORDERS: Final = (100, 200, 350, 500)
 SIZES: Final = (1, 2, 4, 8, 16, 32, 64)
@@ -16,7 +17,7 @@ class Metrics:
     """The instruments of one app, in its registry."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._queue_wait = Histogram(
+        self.queue_wait = Histogram(
             "backend_queue_wait_seconds",
             "From a request's admission to its turn, by vectors in its window",
             ("length",),
@@ -50,6 +51,8 @@ class Metrics:
             ("outcome", "length"),
             registry=registry,
         )
+        self.executions: dict[int, Tally] = {}
+        """The engine's runs by how many requests each read."""
         self.prefix_bytes = Gauge(
             "backend_prefix_states_bytes", "Bytes of the kept prefixes' states", registry=registry
         )
@@ -68,13 +71,14 @@ class Metrics:
 
     def waited(self, task: Task, seconds: float) -> None:
         """Count a request's wait for its turn."""
-        self._queue_wait.labels(length_label(len(task.question.window))).observe(seconds)
+        self.queue_wait.labels(length_label(len(task.question.window))).observe(seconds)
 
     def batch(self, tasks: Sequence[Task], engine_s: float) -> None:
         """Count what the engine read together."""
         label = length_label(max(len(task.question.window) for task in tasks))
         self._engine.labels(label).observe(engine_s)
         self._batch_size.labels(label).observe(len(tasks))
+        self.executions.setdefault(len(tasks), Tally()).add(int(engine_s * SECOND_NS))
         lengths = [task.length for task in tasks]
         self._vectors.labels("read").inc(sum(lengths))
         self._vectors.labels("padding").inc(max(lengths) * len(lengths) - sum(lengths))

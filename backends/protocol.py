@@ -173,7 +173,9 @@ def read_infer(body: bytes, header_length: str | None, *, max_length: int) -> Re
     head, tail = body[:split], memoryview(body)[split:]
     parsed = parse_body(head, ("inputs", 0, "data"))
     document = parsed.document
-    refuse_unknown(document, ("id", "parameters", "inputs", "outputs"), "the request")
+    refuse_unknown(document, _INFER_FIELDS, "the request")
+    for name in _NAMES_TWICE:
+        read_text(document, name, name)  # the path has said it: this is not looked at
     parameters = read_mapping(document.get("parameters"), "parameters")
     context = _read_input(parsed, tail, max_length)
     outputs, binary = _wanted(document.get("outputs"), parameters)
@@ -414,6 +416,10 @@ def _identity(facts: Mapping[str, Any], name: str) -> str:
 
 
 # --- the parts of a request ---------------------------------------------------------------------
+
+_NAMES_TWICE: Final = ("model_name", "model_version")
+"""What kserve's client writes into its body as well."""
+_INFER_FIELDS: Final = ("id", "parameters", "inputs", "outputs", *_NAMES_TWICE)
 
 
 def _json_length(header: str | None, body_length: int) -> int:

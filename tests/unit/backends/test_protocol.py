@@ -259,6 +259,11 @@ def test_a_request_and_a_prediction_are_told_in_a_line_without_their_numbers() -
     )
 
 
+def test_the_models_name_may_stand_in_the_body_too() -> None:
+    body = infer_document(top_model_name="lvm", top_model_version="1")
+    assert read_infer(body, None, max_length=MAX).length == 1
+
+
 def test_a_tensor_at_any_place_of_a_body_is_read() -> None:
     message = write_request(Request(VECTORS))
     length = int(message.headers[HEADER_LENGTH])
