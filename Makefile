@@ -5,6 +5,7 @@
 
 PYTHON ?= python3
 VENV := .venv
+RIVAL := .venv-rival
 BIN := $(VENV)/bin
 # The clients of others pin what the product pins otherwise (pandas, kubernetes, httpx).
 CLIENTS := .venv-clients
@@ -16,10 +17,11 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-package torch \
 	--quiet --custom-compile-command "make lock" --upgrade
 
-.PHONY: help demo test test-browser test-faults test-clients check lock clean
+.PHONY: help demo test test-browser test-faults test-clients check bench-backends \
+	bench-rival-env lock clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 demo: $(VENV)/.run ## walk a rollout from 5 % shadow to 100 %, and write demo-report/
 	$(BIN)/turnout demo
@@ -42,6 +44,11 @@ check: $(VENV)/.test ## format, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+bench-backends: $(VENV)/.test ## our engines beside plain torch and a rival; more with BENCH="--help"
+	$(BIN)/python tests/bench/backends/bench_backends.py --rival $(RIVAL) $(BENCH)
+
+bench-rival-env: $(RIVAL)/.done ## install that rival (MLServer, 1.3 GB) in an environment of its own
+
 lock: ## resolve the dependencies anew (needs uv)
 	$(LOCK) pyproject.toml --output-file requirements/run.txt
 	$(LOCK) pyproject.toml --extra test --constraint requirements/run.txt \
@@ -49,9 +56,10 @@ lock: ## resolve the dependencies anew (needs uv)
 	$(LOCK) pyproject.toml --extra training --constraint requirements/run.txt \
 		--output-file requirements/training.txt
 	$(LOCK) requirements/clients.in --output-file requirements/clients.txt
+	$(LOCK) requirements/bench-rival.in --output-file requirements/bench-rival.txt
 
 clean: ## remove what make made
-	rm -rf $(VENV) $(CLIENTS) demo-report
+	rm -rf $(VENV) $(CLIENTS) $(RIVAL) demo-report
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
@@ -77,4 +85,11 @@ $(CLIENTS)/.made: requirements/clients.txt
 	$(PYTHON) -m venv $(CLIENTS)
 	$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes \
 		-r requirements/clients.txt
+	@touch $@
+
+$(RIVAL)/.done: requirements/bench-rival.txt
+	$(PYTHON) -m venv $(RIVAL)
+	$(RIVAL)/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH_FROM) $(TORCH)
+	$(RIVAL)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--require-hashes -r requirements/bench-rival.txt
 	@touch $@

@@ -51,6 +51,7 @@ def test_the_lock_holds_every_dependency_but_torch() -> None:
 
 
 def test_the_locks_agree_on_every_version_they_share() -> None:
+    # The others, clients.txt and bench-rival.txt, are for environments of their own.
     run, *others = (
         dict(
             re.findall(
@@ -59,7 +60,7 @@ def test_the_locks_agree_on_every_version_they_share() -> None:
                 flags=re.MULTILINE,
             )
         )
-        for name in ("run", "test", "training")  # clients.txt is for an environment of its own
+        for name in ("run", "test", "training")
     )
     for other in others:
         assert {name: other[name] for name in run.keys() & other.keys()} == run
