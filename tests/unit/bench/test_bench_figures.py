@@ -13,13 +13,13 @@ CHANCE = np.random.default_rng(7)
 
 
 def test_a_slow_spell_that_both_feel_leaves_the_paired_ratio_as_it_was() -> None:
-    spell = CHANCE.uniform(1, 3, 20)
-    found = paired_ratio(4 * spell, spell)
+    spell = [*CHANCE.uniform(1, 3, 20)]
+    found = paired_ratio([4 * slow for slow in spell], spell)
     assert (found.value, found.low, found.high) == pytest.approx((4, 4, 4))
 
 
 def test_the_interval_of_a_median_narrows_with_more_rounds() -> None:
-    few, many = (median(CHANCE.normal(10, 1, count)) for count in (8, 800))
+    few, many = (median([*CHANCE.normal(10, 1, count)]) for count in (8, 800))
     assert many.low < 10.1
     assert many.high > 9.9
     assert many.high - many.low < (few.high - few.low) / 3
@@ -44,7 +44,8 @@ def test_a_longer_window_of_a_draw_extends_the_shorter_one_and_no_two_draws_begi
 
 def test_half_of_the_mixed_lengths_are_short() -> None:
     lengths = mixed_lengths(4000, seed=1)
-    assert (min(lengths), max(lengths)) == (5, LONGEST)
+    assert min(lengths) >= 5
+    assert LONGEST - 5 < max(lengths) <= LONGEST
     assert sum(length <= SHORT for length in lengths) / 4000 == pytest.approx(0.5, abs=0.03)
 
 
