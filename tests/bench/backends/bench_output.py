@@ -91,5 +91,5 @@ def draw(path: Path, sections: Sequence[Section]) -> None:
             range(len(bars)), [f"{one.number}. {two.who}: {two.what}" for one, two in bars]
         )
         axes.invert_yaxis()
-        axes.set_xlabel("times as fast as what stands before the slash (marks: asked, aim)")
+        axes.set_xlabel("times as fast (marks: what was asked, and the aim)")
         picture.savefig(path)
