@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import psutil
 import torch
-from bench_adapter import EAGER, Spec, known_engines
+from bench_adapter import EAGER, SHIPPED, Spec, known_engines
 from bench_figures import Section
 from bench_output import draw, show, write_json
 from bench_processes import ROOT, BenchError
@@ -40,8 +40,8 @@ def main() -> int:
     sections: list[Section] = []
     with tempfile.TemporaryDirectory(prefix="turnout-bench-") as folder:
         run = Run(
-            eager=_spec(options, EAGER, "fp32"),
-            specs=tuple(_spec(options, *name) for name in _engines(options)),
+            eager=_spec(options, EAGER),
+            specs=tuple(_spec(options, name) for name in _engines(options)),
             rival=options.rival if (options.rival / "bin" / "mlserver").exists() else None,
             effort=_effort(options),
             logs=Path(folder),
@@ -73,12 +73,10 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench-backends", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a sanity run: too short to believe")
-    parser.add_argument(
-        "--engines", help="which of ours, as engine:precision,...; without it, all there are"
-    )
+    parser.add_argument("--engines", help="which of ours, as engine,...; without it, all there are")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of each engine")
     parser.add_argument("--seed", type=int, default=0, help="of the untrained weights")
-    parser.add_argument("--checkpoint", type=Path, help="trained weights, a .safetensors file")
+    parser.add_argument("--checkpoint", type=Path, help="weights (without it, Phase 2's)")
     parser.add_argument("--contexts", type=int, help="read from scratch for the agreement")
     parser.add_argument("--rival", type=Path, default=RIVAL, help="the rival's environment")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
@@ -86,16 +84,14 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _engines(options: argparse.Namespace) -> tuple[tuple[str, str], ...]:
-    if not options.engines:
-        return known_engines()
-    pairs = (name.partition(":") for name in options.engines.split(","))
-    return tuple((engine, precision or "fp32") for engine, _, precision in pairs)
+def _engines(options: argparse.Namespace) -> tuple[str, ...]:
+    return tuple(options.engines.split(",")) if options.engines else known_engines()
 
 
-def _spec(options: argparse.Namespace, engine: str, precision: str) -> Spec:
-    checkpoint = str(options.checkpoint.resolve()) if options.checkpoint else None
-    return Spec(engine, precision, options.threads, options.seed, checkpoint)
+def _spec(options: argparse.Namespace, engine: str) -> Spec:
+    weights = options.checkpoint or SHIPPED
+    checkpoint = str(weights.resolve()) if weights.exists() or options.checkpoint else None
+    return Spec(engine, options.threads, options.seed, checkpoint)
 
 
 def _effort(options: argparse.Namespace) -> Effort:

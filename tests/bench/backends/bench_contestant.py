@@ -22,12 +22,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from bench_adapter import EAGER, Adapter, Spec, State, weights_of
+from bench_adapter import EAGER, Adapter, Spec, weights_of
 from bench_agreement import answer_continued, answer_from_scratch
 from bench_contexts import window
 
-from backends.model import DIMENSION
-from backends.protocol import Floats
+from backends.engine.port import State
+from backends.protocol import DIMENSION, Floats
 
 Command = dict[str, Any]
 
@@ -63,10 +63,7 @@ class Ours:
         self.adapter = Adapter(spec)
         self._state_before = functools.lru_cache(maxsize=64)(self._read_before)
 
-    @property
-    def continues(self) -> bool:
-        """Whether it can go on from a state."""
-        return self.adapter.continues
+    continues = True
 
     def timed(self, windows: list[Floats]) -> float:
         """Run windows from their start: seconds."""
@@ -76,8 +73,6 @@ class Ours:
 
     def grown(self, whole: Floats, draw: int) -> float:
         """Read the last vector after the state before it; all of it where there are no states."""
-        if not self.continues:
-            return self.timed([whole])
         state = self._state_before(draw, len(whole))
         began = time.perf_counter()
         self.adapter.read([whole[-1:]], [state])

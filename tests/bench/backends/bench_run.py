@@ -17,7 +17,7 @@ import bench_served
 import numpy as np
 import orjson
 import psutil
-from bench_adapter import HAS_PREFIX, Spec, weights_of
+from bench_adapter import Spec, weights_of
 from bench_agreement import CONTINUED_FILE, SCRATCH_FILE, Agreement, compare, reference
 from bench_contexts import LONGEST, window
 from bench_figures import NOTHING, Asked, Figure, Section, single
@@ -90,8 +90,7 @@ class Run:
                 yield _seen(
                     lambda: bench_overhead.one_more_vector([*ours, *rivals], effort.grown_served)
                 )
-                filled = ours if HAS_PREFIX else []
-                yield _seen(lambda: bench_overhead.memory(without, filled, effort.states))
+                yield _seen(lambda: bench_overhead.memory(without, ours, effort.states))
 
     def _alone(self, baseline: Contestant) -> Generator[Section]:
         """Sections 1, 4a and 7: the engines, each in its process."""
@@ -164,10 +163,9 @@ def agreement(contestants: Sequence[Contestant], folder: Path, scratch: int, gro
 
 
 def _agreement_figures(spec: Spec, how: str, found: Agreement) -> list[Figure]:
-    full = spec.precision == "fp32"
     asked = {
-        "worst relative error": Asked(at_most=1e-5) if full else NOTHING,
-        "worst cosine": NOTHING if full else Asked(at_least=0.9999),
+        "worst relative error": Asked(at_most=1e-5),
+        "worst cosine": NOTHING,
         "same top-1, ties apart": Asked(at_least=99.9),
     }
     values = {

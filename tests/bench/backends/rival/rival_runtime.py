@@ -31,7 +31,8 @@ from numpy.typing import NDArray
 from torch.nn.utils.rnn import pad_sequence
 
 from backends import checkpoint
-from backends.model import DIMENSION, predict
+from backends.model import predict
+from backends.shape import DIMENSION
 
 TOP_K = 10
 Floats = NDArray[np.float32]
