@@ -194,7 +194,11 @@ def lay_out(lengths: Sequence[int]) -> _Layout:
 
 
 def _unit(rows: Floats) -> Floats:
-    """Bring rows [B, 768] to length 1, as torch.nn.functional.normalize does."""
+    """Bring rows [B, 768] to length 1, as torch.nn.functional.normalize does.
+
+    A row whose length overflows becomes not a number, not the zeros that dividing by it would give.
+    """
     lengths = np.sqrt(np.einsum("bi,bi->b", rows, rows))[:, None]
+    lengths[~np.isfinite(lengths)] = np.nan
     brought: Floats = rows / np.maximum(lengths, _SHORTEST)
     return brought
