@@ -19,6 +19,9 @@ DIMENSION: Final = 768
 """Numbers in a vector."""
 MAX_TEXT: Final = 256
 """Characters of an id or a routing key."""
+LARGEST: Final = 1e15
+"""Vectors have lengths near 1. Far beyond this bound their squares overflow float32, and a model's
+answer would not be finite: that would look like the model's fault."""
 
 Floats = NDArray[np.float32]
 
@@ -35,14 +38,19 @@ class ProtocolError(Exception):
 
 
 def check_finite(context: Floats, name: str) -> Floats:
-    """Return `context`. Raises ProtocolError, naming the first element that is not finite."""
-    if not np.isfinite(context).all():
-        row, column = (int(i) for i in np.argwhere(~np.isfinite(context))[0])
-        found = "NaN" if np.isnan(context[row, column]) else "beyond the range of float32"
-        raise ProtocolError(
-            f"{name}[{row}][{column}] is {found}: every number of a vector must be a finite float32"
-        )
-    return context
+    """Return `context` [n, 768]. Raises ProtocolError, naming the first element out of range."""
+    # The greatest and the least are NaN where anything is, and no comparison with NaN holds.
+    if not context.size or -LARGEST <= context.min() <= context.max() <= LARGEST:
+        return context
+    with np.errstate(invalid="ignore"):
+        row, column = (int(i) for i in np.argwhere(~(np.abs(context) <= LARGEST))[0])
+    number = float(context[row, column])
+    if np.isfinite(number):
+        found = f"{number:.3g}: every number of a vector must lie between ±{LARGEST:.0e}"
+    else:
+        kind = "NaN" if np.isnan(number) else "beyond the range of float32"
+        found = f"{kind}: every number of a vector must be a finite float32"
+    raise ProtocolError(f"{name}[{row}][{column}] is {found}")
 
 
 def refuse_long(length: int, max_length: int) -> None:

@@ -60,7 +60,7 @@ TWICE = st.recursive(
     max_leaves=6,
 )
 HEADERS = st.none() | st.integers(-5, 400).map(str) | st.text(max_size=5)
-FLOAT = st.floats(width=32, allow_nan=False, allow_infinity=False)
+FLOAT = st.floats(-(2.0**49), 2.0**49, width=32)
 
 
 def vectors(n: int, fill: float, seed: int) -> np.ndarray[Any, np.dtype[np.float32]]:
