@@ -48,7 +48,7 @@ def load(settings: Settings) -> Predictor:
         threads=settings.threads,
         device=settings.device,
     )
-    return Predictor(
+    predictor = Predictor(
         engine=made.engine,
         bank=vectors,
         window=settings.max_length,
@@ -56,6 +56,8 @@ def load(settings: Settings) -> Predictor:
         trained=made.trained,
         prefixes=PrefixStates(settings.prefix_mb * MIB),
     )
+    telemetry.settle()
+    return predictor
 
 
 def _settings() -> Settings:
