@@ -127,6 +127,17 @@ def _main_components(vectors: Tensor) -> tuple[Tensor, Tensor]:
     return found.eigenvectors.flip(1)[:, :HIDDEN].contiguous(), found.eigenvalues.flip(0)[:HIDDEN]
 
 
+def hold_matrices(model: MemoryAugmentedGRU) -> None:
+    """Let the biases and the norms alone learn: 17 thousand numbers that no chain's text fits into.
+
+    A unit's update bias is its time constant, a norm's gain its component's weight. BitFit: Ben
+    Zaken et al., "Simple Parameter-efficient Fine-tuning for Transformer-based Masked
+    Language-models", 2022.
+    """
+    for weight in model.parameters():
+        weight.requires_grad_(weight.ndim == 1)
+
+
 @torch.no_grad()
 def remember_long(model: MemoryAugmentedGRU, longest: int) -> None:
     """Set the update gates' biases so that units forget over 1 to `longest` - 1 steps.

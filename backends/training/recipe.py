@@ -24,6 +24,9 @@ class Recipe(BaseModel):
     positions: int = Field(
         0, ge=0, description="Positions of a window to supervise, at random; 0: all."
     )
+    trainable: Literal["all", "biases"] = Field(
+        "all", description="What learns: all, or the biases and norms alone, where chains are few."
+    )
     epochs: int = Field(50, ge=1, description="The most epochs.")
     batch: int = Field(256, ge=1, description="Windows per step, by accumulation.")
     micro_batch: int = Field(32, ge=1, description="Windows that are read at once.")

@@ -54,7 +54,7 @@ class _Recurrence(torch.autograd.Function):
         return states[1:]
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, Tensor | None, Tensor, None]:
         (above,) = gradients
         states, gates, candidates, recalls, weight = ctx.saved_tensors
         before, dtype = states[:-1], ctx.dtype
@@ -78,8 +78,10 @@ class _Recurrence(torch.autograd.Function):
             recalled[t] = inner[:, 2 * HIDDEN :]
             carried = torch.addcmul((inner.to(dtype) @ matrix).float(), state, update[t])
         hidden = torch.cat([down[..., : 2 * HIDDEN], recalled], dim=-1).flatten(0, 1)
-        for_weight = hidden.to(dtype).T @ before.flatten(0, 1).to(dtype)
-        return down, for_weight.float(), hidden.sum(dim=0), None
+        for_weight = None
+        if ctx.needs_input_grad[1]:
+            for_weight = (hidden.to(dtype).T @ before.flatten(0, 1).to(dtype)).float()
+        return down, for_weight, hidden.sum(dim=0), None
 
 
 _walk = cast("Callable[[Tensor, Tensor, Tensor, torch.dtype], Tensor]", _Recurrence.apply)

@@ -17,7 +17,7 @@ from rich.progress import Progress, TaskID
 from backends import checkpoint
 from backends.model import MemoryAugmentedGRU
 from backends.training.baselines import WATCHED
-from backends.training.begin import new_model, write_memory
+from backends.training.begin import hold_matrices, new_model, write_memory
 from backends.training.corpus import Corpus
 from backends.training.history import write_history
 from backends.training.objective import loss_of
@@ -70,8 +70,12 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
     model = new_model(recipe, _sample(corpus, sides, recipe))
+    if recipe.trainable == "biases":
+        hold_matrices(model)
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+        [weight for weight in model.parameters() if weight.requires_grad],
+        lr=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
     )
     position = load_state(folder, model, optimizer, recipe) or Position()
     (folder / "config.json").write_text(recipe.model_dump_json(indent=1) + "\n")

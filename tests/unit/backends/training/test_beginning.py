@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from backends.model import MemoryAugmentedGRU, predict
+from backends.model import Config, MemoryAugmentedGRU, predict
 from backends.protocol import Floats
-from backends.training.begin import new_model
+from backends.training.begin import hold_matrices, new_model
 from backends.training.recipe import recipe_for
 from backends.training.recurrence import predict_positions, read_window
 
@@ -64,6 +64,14 @@ def test_the_delta_begins_six_times_as_long_as_the_last_vector(
 ) -> None:
     with torch.inference_mode():
         assert model(torch.from_numpy(windows)).norm(dim=-1).mean() == pytest.approx(6, abs=1e-2)
+
+
+def test_where_matrices_are_held_biases_and_norms_alone_learn() -> None:
+    model = MemoryAugmentedGRU(Config())
+    hold_matrices(model)
+    learning = [weight.numel() for weight in model.parameters() if weight.requires_grad]
+    assert 15_000 < sum(learning) < 20_000
+    assert not model.gru.weight_hh_l0.requires_grad
 
 
 def test_the_beginning_is_causal(model: MemoryAugmentedGRU, windows: Floats) -> None:
