@@ -184,7 +184,10 @@ class ModelServer:
         self, question: Request, timeout_s: float | None, request: HttpRequest
     ) -> Prediction:
         """Wait for the worker, or for the client to leave: then the question is withdrawn."""
-        answer = asyncio.create_task(self._worker.predict(question, timeout_s=timeout_s))
+        mirrored = protocol.SHADOW_HEADER in request.headers
+        answer = asyncio.create_task(
+            self._worker.predict(question, timeout_s=timeout_s, mirrored=mirrored)
+        )
         leaving = asyncio.create_task(_disconnected(request))
         try:
             await asyncio.wait((answer, leaving), return_when=asyncio.FIRST_COMPLETED)

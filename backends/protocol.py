@@ -49,6 +49,7 @@ __all__ = [
     "MAX_TOP_K",
     "MODEL",
     "OUTPUTS",
+    "SHADOW_HEADER",
     "TIMEOUT_HEADER",
     "VECTOR_BYTES",
     "Floats",
@@ -78,6 +79,8 @@ VECTOR_BYTES: Final = DIMENSION * 4
 HEADER_LENGTH: Final = "inference-header-content-length"
 TIMEOUT_HEADER: Final = "x-request-timeout-ms"
 """The client's deadline; a gateway passes on what is left of it."""
+SHADOW_HEADER: Final = "x-turnout-shadow"
+"""Marks a mirror's copy: nobody waits for its answer, so it waits behind those of others."""
 OUTPUTS: Final = ("PREDICTION", "NEIGHBOR_IDS", "NEIGHBOR_SCORES")
 DATATYPES: Final = {"PREDICTION": "FP32", "NEIGHBOR_IDS": "INT64", "NEIGHBOR_SCORES": "FP32"}
 

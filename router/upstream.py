@@ -64,7 +64,7 @@ class Upstream:
         seconds: Histogram | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._marks = {"x-turnout-shadow": "1"} if shadow else {}
+        self._marks = {protocol.SHADOW_HEADER: "1"} if shadow else {}
         self._seconds = seconds
         self._clock = clock
         limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from backend_samples import answer, bank, context, untrained
@@ -5,6 +7,7 @@ from backend_samples import answer, bank, context, untrained
 from backends.engine.torch_cpu import TorchEngine
 from backends.errors import NotFiniteError
 from backends.predictor import Predictor
+from backends.prefix import PrefixStates
 from backends.protocol import Request
 
 BANK = context(40)
@@ -54,3 +57,33 @@ def test_an_answer_that_is_not_finite_is_the_engines_failure_and_not_the_clients
 def test_its_facts_say_untrained_weights_in_so_many_words() -> None:
     assert predictor(10).facts["weights"] == "untrained weights"
     assert predictor(10).facts["trained"] is False
+
+
+def remembering(window: int) -> Predictor:
+    return dataclasses.replace(predictor(window), prefixes=PrefixStates(1 << 20))
+
+
+def test_a_context_that_grew_by_one_vector_costs_one_step_and_gets_the_same_answer() -> None:
+    known = remembering(40)
+    answer(known, Request(CONTEXT[:29]))
+    task = known.prepare(known.question(Request(CONTEXT)))
+    assert (task.length, known.prefix_outcome(task)) == (1, "hit")
+    grown, whole = answer(known, Request(CONTEXT)), answer(predictor(40), Request(CONTEXT))
+    np.testing.assert_allclose(grown.vector, whole.vector, atol=2e-6)
+    assert grown.ids.tolist() == whole.ids.tolist()
+    assert grown.window == 30
+
+
+def test_a_window_that_slid_is_read_whole() -> None:
+    known = remembering(10)
+    answer(known, Request(CONTEXT[:29]))
+    task = known.prepare(known.question(Request(CONTEXT)))
+    assert (task.length, known.prefix_outcome(task)) == (10, "slid")
+    assert len(known.prefixes) == 0
+
+
+def test_an_unknown_context_is_a_miss_and_without_room_nothing_is_known() -> None:
+    task = remembering(40).prepare(remembering(40).question(Request(CONTEXT)))
+    assert remembering(40).prefix_outcome(task) == "miss"
+    bare = predictor(40)
+    assert bare.prefix_outcome(bare.prepare(bare.question(Request(CONTEXT)))) == "off"

@@ -34,12 +34,16 @@ class GatedEngine:
         self.gate = threading.Event()
         self.running = threading.Event()
         self.seen: list[list[float]] = []
+        self.poison: float | None = None
 
     def run(self, pieces: Sequence[Piece]) -> list[Reading]:
         if all(len(piece.vectors) == 2 for piece in pieces):  # not while it is warmed
             self.running.set()
             assert self.gate.wait(10)
-            self.seen.append([float(piece.vectors[0, 0]) for piece in pieces])
+            marks = [float(piece.vectors[0, 0]) for piece in pieces]
+            self.seen.append(marks)
+            if self.poison in marks:
+                raise ValueError(f"cannot read {self.poison}")
         return [Reading(piece.vectors[-1], STATE) for piece in pieces]
 
 
@@ -200,3 +204,37 @@ async def test_it_measures_waiting_running_and_readiness(room: Room) -> None:
 def test_length_labels_are_a_closed_set() -> None:
     labels = [length_label(n) for n in (1, 100, 101, 200, 350, 500, 501, 10**6)]
     assert labels == ["<=100", "<=100", "<=200", "<=200", "<=350", "<=500", ">500", ">500"]
+
+
+async def test_a_mirrored_request_waits_behind_those_that_somebody_waits_for(room: Room) -> None:
+    first = await room.occupy()
+    copy = asyncio.create_task(room.worker.predict(request(1), mirrored=True))
+    await settle()
+    served = room.ask(2)
+    await settle()
+    room.engine.gate.set()
+    await asyncio.gather(first, copy, served)
+    assert room.engine.seen == [[9], [2], [1]]
+
+
+async def test_a_batch_that_fails_as_a_whole_is_read_one_by_one(room: Room) -> None:
+    first = await room.occupy()
+    room.engine.poison = 2.0
+    rest = [room.ask(mark) for mark in (1, 2, 3)]
+    await settle()
+    room.engine.gate.set()
+    answers = await asyncio.gather(first, *rest, return_exceptions=True)
+    assert [isinstance(answer, Exception) for answer in answers] == [False, False, True, False]
+
+
+async def test_what_was_read_together_is_measured_as_a_batch(room: Room) -> None:
+    first = await room.occupy()
+    rest = [room.ask(mark) for mark in (1, 2, 3)]
+    await settle()
+    room.engine.gate.set()
+    await asyncio.gather(first, *rest)
+    assert room.metric("backend_batch_size_requests_sum", length="<=100") == 4
+    assert room.metric("backend_batch_size_requests_count", length="<=100") == 2
+    assert room.metric("backend_vectors_total", kind="read") == 8
+    assert room.metric("backend_vectors_total", kind="padding") == 0
+    assert room.metric("backend_prefix_lookups_total", outcome="off", length="<=100") == 4
