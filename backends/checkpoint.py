@@ -11,18 +11,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
 
 import torch
 from safetensors.torch import save as serialize
-from torch import Tensor
 
 from backends.errors import CheckpointError
 from backends.model import Config, MemoryAugmentedGRU
-from backends.stored import Described, open_stored
-
-_FAULTS: Final = 40
-"""Faults that one error names: the model has 31 tensors."""
+from backends.stored import open_stored
+from backends.weights import misfits, refuse
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +52,13 @@ def load(path: Path, config: Config | None = None) -> Checkpoint:
         identity = hashlib.file_digest(file, "sha256").hexdigest()
     with torch.random.fork_rng(devices=[]):
         model = MemoryAugmentedGRU(config or _config(stored.metadata, path))
-    wanted = model.state_dict()
-    _refuse(_misfits(stored.tensors, wanted), path)
+    found = stored.tensors
+    refuse(misfits({name: tensor.shape for name, tensor in found.items()}), path)
+    refuse(
+        [f"{name} is sparse or on another device" for name in found if not found[name].plain], path
+    )
     tensors = stored.read()
-    _refuse(
+    refuse(
         [
             f"{name} holds what is no finite number"
             for name, tensor in tensors.items()
@@ -107,23 +106,3 @@ def _config(metadata: Mapping[str, str], path: Path) -> Config:
         return Config(**json.loads(metadata.get("config", "{}")))
     except (TypeError, ValueError) as error:
         raise CheckpointError(f'the "config" in the metadata of {path}: {error}') from error
-
-
-def _misfits(found: Mapping[str, Described], wanted: Mapping[str, Tensor]) -> list[str]:
-    """Name every tensor that is missing, unknown or misshapen; nothing of it was read yet."""
-    faults = [f"{name} is missing" for name in wanted if name not in found]
-    faults += [f"{name} is unknown" for name in found if name not in wanted]
-    for name in wanted.keys() & found.keys():
-        shape = tuple(wanted[name].shape)
-        if found[name].shape != shape:
-            faults.append(f"{name} has the shape {list(found[name].shape)}, not {list(shape)}")
-        elif not found[name].plain:
-            faults.append(f"{name} is sparse or on another device")
-    return faults
-
-
-def _refuse(faults: list[str], path: Path) -> None:
-    if faults:
-        shown = "; ".join(sorted(faults)[:_FAULTS])
-        more = f"; and {len(faults) - _FAULTS} more" if len(faults) > _FAULTS else ""
-        raise CheckpointError(f"{path} holds another model: {shown}{more}")

@@ -28,8 +28,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from backends.errors import CheckpointError
+from backends.weights import LARGEST
 
-MAX_BYTES: Final = 256 * 2**20
 PICKLED: Final = (".pt", ".pth")
 STATE: Final = "model_state_dict"
 _GLOBAL: Final = re.compile(r"GLOBAL ([\w.]+)")
@@ -71,9 +71,9 @@ def open_stored(path: Path) -> Stored:
     """
     try:
         size = path.stat().st_size
-        if size > MAX_BYTES:
+        if size > LARGEST:
             raise CheckpointError(
-                f"{path} has {size:,} bytes: a checkpoint of this model has {MAX_BYTES:,} at most"
+                f"{path} has {size:,} bytes: a checkpoint of this model has {LARGEST:,} at most"
             )
         return _open_pickled(path) if path.suffix in PICKLED else _open_safetensors(path)
     except OSError as error:

@@ -6,6 +6,7 @@ Reading executes nothing. bfloat16 becomes float32 exactly: it is a float32's up
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,7 +19,9 @@ from backends.protocol import Floats
 from backends.shape import DIMENSION, HEAD, HIDDEN, LAYERS, SLOTS
 
 DELTAS: Final = ("unit", "free")
-LARGEST: Final = 256 * 1024 * 1024
+_FAULTS: Final = 40
+"""Faults that one error names: the model has 31 tensors."""
+LARGEST: Final = 256 * 2**20
 """Bytes of a checkpoint's file, at most; the model's own have 26 (bfloat16) or 52 MB."""
 _GATES: Final = 3 * HIDDEN
 SHAPES: Final[dict[str, tuple[int, ...]]] = {
@@ -127,15 +130,37 @@ def _array(tensor: dict[str, object]) -> Floats | None:
     return None
 
 
-def _check(found: dict[str, Floats | None], path: Path) -> None:
-    """Name every tensor that is missing, unknown, misshapen or not finite, in one error."""
-    faults = [f"{name} is missing" for name in SHAPES if name not in found]
-    faults += [f"{name} is unknown" for name in found if name not in SHAPES]
-    for name in SHAPES.keys() & found.keys():
-        array, shape = found[name], SHAPES[name]
-        if array is not None and array.shape != shape:
-            faults.append(f"{name} has the shape {list(array.shape)}, not {list(shape)}")
-        elif array is None or not np.isfinite(array).all():
-            faults.append(f"{name} holds what is no finite number")
+def _check(found: Mapping[str, Floats | None], path: Path) -> None:
+    # What holds no floating numbers is told below, whatever its shape.
+    shapes = {
+        name: SHAPES.get(name, ()) if array is None else array.shape
+        for name, array in found.items()
+    }
+    refuse(misfits(shapes), path)
+    refuse(
+        [
+            f"{name} holds what is no finite number"
+            for name, array in found.items()
+            if array is None or not np.isfinite(array).all()
+        ],
+        path,
+    )
+
+
+def misfits(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Name every tensor that is missing, unknown or misshapen."""
+    faults = [f"{name} is missing" for name in SHAPES if name not in shapes]
+    faults += [f"{name} is unknown" for name in shapes if name not in SHAPES]
+    return faults + [
+        f"{name} has the shape {list(shapes[name])}, not {list(SHAPES[name])}"
+        for name in SHAPES.keys() & shapes.keys()
+        if shapes[name] != SHAPES[name]
+    ]
+
+
+def refuse(faults: list[str], path: Path) -> None:
+    """Raise CheckpointError, one for all faults, if there are any."""
     if faults:
-        raise CheckpointError(f"{path} holds another model: {'; '.join(sorted(faults))}")
+        shown = "; ".join(sorted(faults)[:_FAULTS])
+        more = f"; and {len(faults) - _FAULTS} more" if len(faults) > _FAULTS else ""
+        raise CheckpointError(f"{path} holds another model: {shown}{more}")

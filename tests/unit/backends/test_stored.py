@@ -19,7 +19,8 @@ from backends.errors import CheckpointError
 from backends.model import Config
 from backends.protocol import Request
 from backends.settings import Settings
-from backends.stored import MAX_BYTES, open_stored
+from backends.stored import open_stored
+from backends.weights import LARGEST
 
 
 def write(path: Path, **beside: object) -> Path:
@@ -126,7 +127,7 @@ def test_a_sparse_tensor_is_refused(tmp_path: Path) -> None:
 def test_an_oversized_file_is_refused_by_its_size_alone(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     with path.open("wb") as file:
-        file.truncate(MAX_BYTES + 1)
+        file.truncate(LARGEST + 1)
     with pytest.raises(CheckpointError, match=r"268,435,457 bytes: .* 268,435,456 at most"):
         checkpoint.load(path)
 
