@@ -82,7 +82,8 @@ def up(
         list[str] | None,
         typer.Option(
             metavar="ARM=FILE",
-            help="An arm's weights, .safetensors or .pt; may be repeated. Without: untrained.",
+            help="An arm's weights, .safetensors or .pt; may be repeated. Without: those that "
+            "ship for phase1 and phase2, untrained ones for other arms.",
         ),
     ] = None,
 ) -> None:
@@ -104,7 +105,7 @@ def up(
             redis_url=os.environ.get("TURNOUT_REDIS_URL") or None,
             bank=bank.absolute(),
             tiers=tiers,
-            checkpoints=_checkpoints(checkpoint or [], tiers),
+            checkpoints={**local.shipped_weights(), **_checkpoints(checkpoint or [], tiers)},
         )
         asyncio.run(_up(layout, console))
     except (local.LocalError, StartError) as error:
@@ -253,7 +254,8 @@ def backend(
     checkpoint: Annotated[
         Path | None,
         typer.Option(
-            help="Its weights, .safetensors or .pt. Without: BACKEND_CHECKPOINT, or untrained.",
+            help="Its weights, .safetensors or .pt. Without: BACKEND_CHECKPOINT, those that ship "
+            "for phase1 and phase2, or untrained ones.",
             show_default=False,
         ),
     ] = None,
@@ -273,6 +275,8 @@ def backend(
     os.environ["BACKEND_ARM"] = arm
     if checkpoint:
         os.environ["BACKEND_CHECKPOINT"] = str(checkpoint.absolute())
+    elif shipped := local.shipped_weights().get(arm):
+        os.environ.setdefault("BACKEND_CHECKPOINT", str(shipped))
     _run("backends", settings)
 
 

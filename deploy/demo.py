@@ -158,9 +158,15 @@ async def run_demo(out: Path, bank: Path, console: Console) -> None:
 async def _demonstrate(
     layout: local.Layout, source: Iterator[Query], out: Path, console: Console
 ) -> None:
+    untrained = [arm for arm in layout.backend_urls if arm not in layout.checkpoints]
+    weights = (
+        f"{' and '.join(untrained)} with [bold]untrained weights[/bold] (fixed seeds)"
+        if untrained
+        else "the arms that ship, on chains that they were not trained on"
+    )
     console.print(
-        "\nThe arms have [bold]untrained weights[/bold] (fixed seeds): what follows shows how a "
-        "rollout works, not which arm is better.\n"
+        f"\nWhat follows shows how a rollout works, with {weights}. So few requests do not tell "
+        "which arm is better: `turnout evaluate` does.\n"
     )
     async with _clients(layout) as (gateway, controller):
         demo = Demo(gateway, controller, source, console)

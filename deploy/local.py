@@ -45,6 +45,11 @@ class LocalError(Exception):
     """Why it cannot start here; the message says what to do about it."""
 
 
+def shipped_weights(folder: Path = DATA.parent) -> dict[str, Path]:
+    """Return the trained weights that ship, by arm."""
+    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """Where everything is. `redis_url` None means an embedded Valkey."""
@@ -58,7 +63,7 @@ class Layout:
     redis_url: str | None = None
     bank: Path = DATA
     tiers: tuple[Tier, ...] = DEFAULT_TIERS
-    checkpoints: Mapping[str, Path] = field(default_factory=dict)
+    checkpoints: Mapping[str, Path] = field(default_factory=shipped_weights)
     """By arm; an arm without one gets untrained weights from a fixed seed."""
 
     @property

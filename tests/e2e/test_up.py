@@ -121,7 +121,7 @@ def test_before_any_rollout_every_length_is_answered_by_the_active_tier(up: Up) 
 
 def test_the_screen_names_the_addresses_and_what_to_try_next(up: Up) -> None:
     screen = up.screen.read_text()
-    for words in (up.gateway, up.controller, "untrained weights", "rollout", "start", "curl"):
+    for words in (up.gateway, up.controller, "rollout", "start", "curl"):
         assert words in screen
 
 
@@ -195,7 +195,7 @@ def test_a_demo_that_is_interrupted_leaves_no_process_and_no_directory(tmp_path:
             env={**os.environ, "TMPDIR": str(tmp_path)},
         )
     up = Up(process, tmp_path, screen, "", "", [])
-    until(lambda: "untrained weights" in screen.read_text(), up)
+    until(lambda: "how a rollout works" in screen.read_text(), up)
     family = up.family()
     assert len(family) == 6
     process.send_signal(signal.SIGINT)
