@@ -26,7 +26,7 @@ POOLS: Final = (230, 1_149, 10_000)
 HIT: Final = 5
 CLIP: Final = 0.2
 """A chain's mean difference is cut to this before it is tested: a bet needs a bound."""
-_BATCH: Final = 32
+_BATCH: Final = 64
 _LONG: Final = 100
 
 Half = NDArray[np.float16]

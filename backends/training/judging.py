@@ -151,7 +151,7 @@ def _show(evaluation: Evaluation, console: Console) -> None:
 def _rich(heading: Row, rows: list[Row]) -> Table:
     table = Table(box=None, pad_edge=False)
     for place, name in enumerate(heading):
-        table.add_column(name, header_style="dim", no_wrap=place == 0)
+        table.add_column(name, header_style="dim", no_wrap=place > 0)
     for row in rows:
         table.add_row(*row)
     return table
