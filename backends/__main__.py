@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 import structlog
 from pydantic import ValidationError
 
-from backends import bank, telemetry
+from backends import bank, telemetry, tracing
 from backends.app import ModelServer
 from backends.content import MIB
 from backends.engine.make import make_engine
@@ -22,6 +22,7 @@ def main() -> None:
     """Run one model server until it is told to stop."""
     settings = _settings()
     telemetry.configure_logging(settings.arm, settings.log_level)
+    tracing.start(settings.arm)
     server = ModelServer(
         lambda: load(settings),
         arm=settings.arm,

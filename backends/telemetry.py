@@ -7,7 +7,8 @@ inside a JSON string, so no input can forge a line.
 **A request** passes `RequestTelemetry`, which names it (`x-request-id`), binds the name to every
 log line of its task, and measures it. Labels come from closed sets: the route is the matched
 template or "other", never a path that a client chose. An exception that reaches it is logged once
-and answered with 500 in the JSON form of all our errors.
+and answered with 500 in the JSON form of all our errors. It is traced too, where that is on: see
+`backends/tracing.py`.
 
 **`serve`** runs an ASGI app until SIGTERM or SIGINT, drains, and returns.
 
@@ -41,6 +42,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from backends import tracing
 
 REQUEST_ID: Final = "x-request-id"
 MAX_REQUEST_ID: Final = 128
@@ -185,6 +188,7 @@ class RequestTelemetry:
         given = Headers(scope=scope).get(REQUEST_ID) if self.trust_request_id else None
         request_id = given if given and is_sane_id(given) else self.new_request_id()
         scope.setdefault("state", {})["request_id"] = request_id
+        method = scope["method"] if scope["method"] in METHODS else "other"
         began = time.perf_counter()
         status = 0
 
@@ -195,7 +199,10 @@ class RequestTelemetry:
                 MutableHeaders(scope=message).setdefault(REQUEST_ID, request_id)
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        with (
+            tracing.serving(scope, method, request_id) as span,
+            structlog.contextvars.bound_contextvars(request_id=request_id, **span.log_fields),
+        ):
             try:
                 await self.app(scope, receive, send_named)
             except Exception:
@@ -205,11 +212,12 @@ class RequestTelemetry:
                 error = {"error": f"internal error; the log has it under request id {request_id}"}
                 await JSONResponse(error, 500)(scope, receive, send_named)
             finally:
-                method = scope["method"] if scope["method"] in METHODS else "other"
+                route = route_of(scope)
                 # No status means that the client left, or the server cancelled the request.
-                self.duration.labels(route_of(scope), method, str(status or "none")).observe(
+                self.duration.labels(route, method, str(status or "none")).observe(
                     time.perf_counter() - began
                 )
+                span.served(method, route, status)
 
 
 def is_sane_id(text: str) -> bool:
@@ -239,8 +247,9 @@ class _Server(uvicorn.Server):
 def serve(app: ASGIApp, host: str, port: int, *, drain_s: int = DRAIN_S) -> None:
     """Serve `app` on `host:port` until SIGTERM or SIGINT; then drain for at most `drain_s` seconds.
 
-    Returns when drained, so that the process exits 0. Exits 1, after one log line that names the
-    address, when the port cannot be had (in use, no right, no such address).
+    Returns when drained and when the last traces are sent, so that the process exits 0. Exits 1,
+    after one log line that names the address, when the port cannot be had (in use, no right, no
+    such address).
     """
     listener = _listen(host, port)
     server = _Server(
@@ -267,6 +276,7 @@ def serve(app: ASGIApp, host: str, port: int, *, drain_s: int = DRAIN_S) -> None
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
     server.run(sockets=[listener])
+    tracing.stop()
     log.info("stopped")
 
 

@@ -16,9 +16,12 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
+from opentelemetry.context import Context
+
+from backends import tracing
 from backends.batching import Waiting, choose
 from backends.errors import DeadlineError, NotReadyError, OverloadedError, StoppingError
 from backends.metrics import Metrics
@@ -35,6 +38,7 @@ class _Job:
     task: Task
     waiting: Waiting
     future: asyncio.Future[Prediction]
+    trace: Context | None = field(default_factory=tracing.current)
 
     def fail(self, error: Exception) -> None:
         """Let the caller see `error`, if it still waits."""
@@ -155,6 +159,7 @@ class Worker:
                 self._arrived.clear()
                 continue
             tasks = [job.task for job in jobs]
+            began = time.perf_counter()
             try:
                 batch = await loop.run_in_executor(self._thread, predictor.read, tasks)
             except asyncio.CancelledError:
@@ -166,6 +171,7 @@ class Worker:
                     job.fail(error)
                 continue
             self._metrics.batch(tasks, batch.engine_s)
+            _trace(predictor, jobs, began, batch.engine_s)
             for job, outcome in zip(jobs, batch.outcomes, strict=True):
                 predictor.settle(job.task, outcome)
                 if outcome.prediction is None:
@@ -187,7 +193,25 @@ class Worker:
         self._queue = [job for place, job in enumerate(self._queue) if place not in gone]
         for job in jobs:
             self._metrics.waited(job.task, now - job.waiting.admitted_at)
+            tracing.record(job.trace, "queue", job.waiting.admitted_at, now)
         return jobs
+
+
+def _trace(predictor: Predictor, jobs: Sequence[_Job], began: float, engine_s: float) -> None:
+    """Tell each request's trace about the batch that has just ended: its reading, its searches."""
+    read, ended = began + engine_s, time.perf_counter()
+    for job in jobs:
+        tracing.record(
+            job.trace,
+            "engine",
+            began,
+            read,
+            batch_size=len(jobs),
+            vectors_read=job.task.length,
+            vectors_known=job.task.known.length,
+            prefix=predictor.prefix_outcome(job.task),
+        )
+        tracing.record(job.trace, "search", read, ended, batch_size=len(jobs))
 
 
 async def _question(predictor: Predictor, request: Request) -> Question:

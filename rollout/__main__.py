@@ -7,7 +7,7 @@ which. A store that is down is no reason to exit: `/health/ready` says so until 
 import structlog
 from pydantic import ValidationError
 
-from backends import telemetry
+from backends import telemetry, tracing
 from rollout.api import Api
 from rollout.controller import Controller
 from rollout.settings import Settings
@@ -20,6 +20,7 @@ def main() -> None:
     """Run one controller until it is told to stop."""
     settings = _settings()
     telemetry.configure_logging("rollout", settings.log_level)
+    tracing.start("rollout")
     controller = Controller(_store(settings.redis_url), settings.tiers)
     telemetry.serve(Api(controller, settings.backends).app, settings.host, settings.port)
 

@@ -17,7 +17,7 @@ import structlog
 from fastapi import FastAPI
 from pydantic import ValidationError
 
-from backends import telemetry
+from backends import telemetry, tracing
 from backends.content import MIB
 from rollout.feed import Feed, FeedUnavailable
 from rollout.snapshot import Heartbeat
@@ -186,6 +186,7 @@ def main() -> None:
     """Run one gateway until it is told to stop."""
     settings = _settings()
     telemetry.configure_logging("gateway", settings.log_level)
+    tracing.start("gateway")
     try:
         service = Service(settings)
     except (OSError, ValueError) as error:

@@ -1,9 +1,10 @@
 """The one door to a backend: HTTP out, typed answers and typed failures in.
 
-A request goes out in the binary form, with its name, the time that is left, and a mark when it is
-a mirror's copy. Whatever goes wrong is translated here, where it is caught: into an UpstreamError
-with its kind when the arm failed, into a RefusedError when the backend says that the request itself
-is wrong. Redirects are not followed, and no proxy of the environment is used.
+A request goes out in the binary form, with its name, the time that is left, a mark when it is a
+mirror's copy, and its trace where tracing is on. Whatever goes wrong is translated here, where it
+is caught: into an UpstreamError with its kind when the arm failed, into a RefusedError when the
+backend says that the request itself is wrong. Redirects are not followed, and no proxy of the
+environment is used.
 
 Each arm has a connection pool of its own, so that a slow arm cannot starve another.
 """
@@ -21,7 +22,7 @@ import httpx2
 import orjson
 from prometheus_client import Histogram
 
-from backends import protocol
+from backends import protocol, tracing
 from backends.protocol import TIMEOUT_HEADER, Floats, Prediction, ProtocolError, Request
 from router.errors import (
     RefusedError,
@@ -64,6 +65,7 @@ class Upstream:
         seconds: Histogram | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._shadow = shadow
         self._marks = {protocol.SHADOW_HEADER: "1"} if shadow else {}
         self._seconds = seconds
         self._clock = clock
@@ -179,19 +181,26 @@ class Upstream:
         client = self._clients.get(arm)
         if client is None:
             raise UpstreamConnectionError(f"no URL is set for the {arm} backend: ROUTER_BACKENDS")
-        try:
-            async with asyncio.timeout(timeout_s):
-                response = await client.request(method, path, headers=headers, content=body)
-        except TimeoutError as error:
-            raise UpstreamTimeoutError(
-                f"the {arm} backend did not answer within {max(timeout_s, 0):.3f} s"
-            ) from error
-        except (httpx2.RequestError, OSError) as error:
-            raise UpstreamConnectionError(
-                f"the connection to the {arm} backend failed: {error or type(error).__name__}"
-            ) from error
-        if response.status_code != _OK:
-            _refuse(arm, response)
+        url = client.base_url
+        with tracing.calling(
+            method, url.host, url.port, path, arm=arm, shadow=self._shadow
+        ) as span:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    response = await client.request(
+                        method, path, headers={**(headers or {}), **span.headers}, content=body
+                    )
+            except TimeoutError as error:
+                raise UpstreamTimeoutError(
+                    f"the {arm} backend did not answer within {max(timeout_s, 0):.3f} s"
+                ) from error
+            except (httpx2.RequestError, OSError) as error:
+                raise UpstreamConnectionError(
+                    f"the connection to the {arm} backend failed: {error or type(error).__name__}"
+                ) from error
+            span.answered(response.status_code)
+            if response.status_code != _OK:
+                _refuse(arm, response)
         return response
 
 
