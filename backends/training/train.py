@@ -209,12 +209,18 @@ def _end_epoch(run: _Training, loss: float, began: float) -> None:
 
 
 def _judge(run: _Training, loss: float) -> None:
-    """Validate the weights as they are; keep them if they are the best; record and save."""
+    """Validate the weights as they are; keep them if they are the best; record and save.
+
+    The start, epoch 0, stands in the record for comparison and is never kept: what ships was
+    trained, and the card says what that added.
+    """
     position, recipe = run.position, run.recipe
     figures = validate(run.model, run.corpus, run.validation, run.dtype)
     record = {"epoch": position.epoch, "loss": loss, "seconds": round(position.seconds), **figures}
     position.history.append(record)
-    if figures["hit@5"] > position.best:
+    if position.epoch == 0:
+        pass
+    elif figures["hit@5"] > position.best:
         position.best, position.worse = figures["hit@5"], 0
         _keep(run)
     else:

@@ -28,7 +28,13 @@ class Trained:
     @property
     def best(self) -> dict[str, float] | None:
         """The epoch that the weights are of: the one with the best validation Hit@5."""
-        return max(self.history, key=lambda record: record["hit@5"], default=None)
+        epochs = [record for record in self.history if record["epoch"] > 0]
+        return max(epochs, key=lambda record: record["hit@5"], default=None)
+
+    @property
+    def start(self) -> dict[str, float] | None:
+        """What the weights reached before the first step, where that was recorded."""
+        return next((record for record in self.history if record["epoch"] == 0), None)
 
 
 def read_trained(weights: Path) -> Trained | None:
