@@ -66,7 +66,7 @@ def _say_training(trained: Trained | None) -> str:
     best = trained.best
     if best:
         words += (
-            f" Of {trained.history[-1]['epoch']:.0f} epochs the one numbered {best['epoch']:.0f} was kept, for "
+            f" Of {trained.history[-1]['epoch']:.0f} epochs number {best['epoch']:.0f} was kept, for "
             f"its Hit@5 of {best['hit@5']:.2f} % on the validation chains (a smaller bank than "
             f"those below), where repeating the last vector has {best['repeat_hit@5']:.2f} %; it "
             f"was reached after {best['seconds'] / 60:.0f} minutes."
@@ -75,10 +75,13 @@ def _say_training(trained: Trained | None) -> str:
         words += (
             f" Before the first step the weights had a Hit@5 of {start['hit@5']:.2f} %, a mean "
             f"reciprocal rank of {start['mrr']:.4f} and a loss of {start['loss']:.3f}; the kept "
-            f"epoch has {best['hit@5']:.2f} %, {best['mrr']:.4f} and {best['loss']:.3f}. So most "
-            "of what this arm can do was fitted before any gradient: see `integrate` in "
-            "`backends/training/begin.py`."
+            f"epoch has {best['hit@5']:.2f} %, {best['mrr']:.4f} and {best['loss']:.3f}."
         )
+        if trained.recipe.integrate:
+            words += (
+                " The start is fitted to the training chains, not random: a whitened leaky mean "
+                "(`integrate` in `backends/training/begin.py`)."
+            )
     return words
 
 
