@@ -65,8 +65,9 @@ def _say_training(trained: Trained | None) -> str:
     )
     best = trained.best
     if best:
+        last = trained.history[-1]["epoch"]
         words += (
-            f" Of {trained.history[-1]['epoch']:.0f} epochs number {best['epoch']:.0f} was kept, for "
+            f" Of {last:.0f} epochs number {best['epoch']:.0f} was kept, for "
             f"its Hit@5 of {best['hit@5']:.2f} % on the validation chains (a smaller bank than "
             f"those below), where repeating the last vector has {best['repeat_hit@5']:.2f} %; it "
             f"was reached after {best['seconds'] / 60:.0f} minutes."

@@ -155,7 +155,7 @@ def test_a_card_tells_the_recipe_and_the_history_beside_the_weights(job: Job) ->
     (folder / "phase1.config.json").write_text(recipe_for("phase1", epochs=8).model_dump_json())
     judge(job, QUIET, SILENT)
     card = (job.out / "phase1.md").read_text()
-    for words in ("epochs 8", "Of 1 epochs the one numbered 3", "21.50 %", "18.25 %", "2.0 hours"):
+    for words in ("epochs 8", "Of 3 epochs number 3", "21.50 %", "18.25 %", "120 minutes"):
         assert words in card
 
 
