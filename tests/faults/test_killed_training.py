@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import torch
 from kills import kill_when, run_to_the_end
 from training_samples import make_corpus, make_sample
 
@@ -44,13 +45,13 @@ def test_a_training_killed_in_each_of_its_phases_ends_with_the_same_bytes(tmp_pa
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     run_to_the_end(words(whole), log)
     moments: dict[str, Callable[[], bool]] = {
-        "between two steps": is_anew(killed / "state.pt", 3),
-        "while the state is written": is_anew(killed / "state.pt.partial", 1),
-        "when the epoch's weights were kept and its state was not": (
+        "when the first weights were kept and no state was": (
             (killed / "phase1.safetensors").exists
         ),
+        "between two steps": is_anew(killed / "state.pt", 3),
+        "while the state is written": is_anew(killed / "state.pt.partial", 1),
         "while it begins anew": is_anew(killed / "config.json", 1),
-        "in a later epoch": is_anew(killed / "history.json", 1),
+        "when an epoch's record was written": is_anew(killed / "history.json", 1),
     }
     for name, moment in moments.items():
         kill_when(moment, words(killed), log)
@@ -62,4 +63,8 @@ def test_a_training_killed_in_each_of_its_phases_ends_with_the_same_bytes(tmp_pa
     for record in (*records[0], *records[1]):
         del record["seconds"]
     assert records[0] == records[1]
-    assert len(records[0]) == 3
+    assert [record["epoch"] for record in records[0]] == [0, 1, 2, 3]
+    states = [torch.load(out / "state.pt", weights_only=True) for out in (whole, killed)]
+    for name, tensor in states[0]["model"].items():
+        assert torch.equal(states[1]["model"][name], tensor), name
+    assert torch.equal(states[0]["randomness"], states[1]["randomness"])
