@@ -3,8 +3,8 @@
 Where a training begins decides how far a small machine gets. From torch's own weights, 800 steps
 did not even find "the mean of the last few vectors", which needs no training at all. `integrate`
 begins beyond it: the units of each layer carry the context's main components through the GRU as a
-leaky mean, and the head turns them back into a vector. On the way the components are whitened by
-half: what all texts share says little about which comes next, and it would drown what does.
+leaky mean, and the head turns them back into a vector. On the way the components are whitened:
+what all texts share says little about which comes next, and it would drown what does.
 """
 
 import math

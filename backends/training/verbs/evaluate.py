@@ -25,8 +25,8 @@ def evaluate(
         ),
     ] = None,
     queries: Annotated[
-        int | None, Option(help="At most so many queries, at random; by default all.", min=1)
-    ] = None,
+        int, Option(help="At most so many queries of each set, at random.", min=1)
+    ] = 1000,
     per_bucket: Annotated[
         int, Option(help="Queries per chain and bucket of context length.", min=1)
     ] = 16,
