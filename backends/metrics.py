@@ -31,6 +31,12 @@ class Metrics:
             buckets=SECONDS,
             registry=registry,
         )
+        self._search = Histogram(
+            "backend_search_seconds",
+            "The bank's time for the neighbours of a batch's predictions",
+            buckets=SECONDS,
+            registry=registry,
+        )
         self._batch_size = Histogram(
             "backend_batch_size_requests",
             "Requests that the engine read together, by vectors in the longest window",
@@ -73,10 +79,11 @@ class Metrics:
         """Count a request's wait for its turn."""
         self.queue_wait.labels(length_label(len(task.question.window))).observe(seconds)
 
-    def batch(self, tasks: Sequence[Task], engine_s: float) -> None:
+    def batch(self, tasks: Sequence[Task], engine_s: float, search_s: float) -> None:
         """Count what the engine read together."""
         label = length_label(max(len(task.question.window) for task in tasks))
         self._engine.labels(label).observe(engine_s)
+        self._search.observe(search_s)
         self._batch_size.labels(label).observe(len(tasks))
         self.executions.setdefault(len(tasks), Tally()).add(int(engine_s * SECOND_NS))
         lengths = [task.length for task in tasks]

@@ -55,10 +55,11 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """The outcomes of tasks, in their order, and what the engine alone took, in seconds."""
+    """The outcomes of tasks, in their order; the seconds of the engine and of the bank's search."""
 
     outcomes: tuple[Outcome, ...]
     engine_s: float
+    search_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +101,14 @@ class Predictor:
             if len(tasks) == 1:
                 return Batch((Outcome(None, error=error),), time.perf_counter() - began)
             alone = [self.read([task]) for task in tasks]
-            outcomes = tuple(batch.outcomes[0] for batch in alone)
-            return Batch(outcomes, sum(batch.engine_s for batch in alone))
-        engine_s = time.perf_counter() - began
-        return Batch(tuple(map(self._finish, tasks, readings)), engine_s)
+            return Batch(
+                tuple(batch.outcomes[0] for batch in alone),
+                sum(batch.engine_s for batch in alone),
+                sum(batch.search_s for batch in alone),
+            )
+        read = time.perf_counter()
+        outcomes = tuple(map(self._finish, tasks, readings))
+        return Batch(outcomes, read - began, time.perf_counter() - read)
 
     def settle(self, task: Task, outcome: Outcome) -> None:
         """Keep what is now known of a task's window."""

@@ -170,7 +170,7 @@ class Worker:
                 for job in jobs:
                     job.fail(error)
                 continue
-            self._metrics.batch(tasks, batch.engine_s)
+            self._metrics.batch(tasks, batch.engine_s, batch.search_s)
             _trace(predictor, jobs, began, batch.engine_s)
             for job, outcome in zip(jobs, batch.outcomes, strict=True):
                 predictor.settle(job.task, outcome)

@@ -12,11 +12,11 @@ from backends.engine.port import Piece, Reading, State
 from backends.protocol import Floats
 
 EAGER: Final = "eager"
-ENGINE_SECONDS: Final = "backend_engine_seconds_sum"
+WORK_SECONDS: Final = ("backend_engine_seconds_sum", "backend_search_seconds_sum")
 VECTORS: Final = "backend_vectors_total"
 PADDED_STEPS: Final = f'{VECTORS}{{kind="padding"}}'
 STEPS: Final = f'{VECTORS}{{kind="read"}}'
-"""Metrics of a model server: seconds in the engine; vectors read, and those padding would add."""
+"""Metrics of a model server: seconds in the engine and the bank; vectors read, and padding."""
 SHIPPED: Final = Path(__file__).parents[3] / "deploy" / "data" / "phase2.safetensors"
 
 

@@ -106,7 +106,7 @@ def _facts(options: argparse.Namespace) -> dict[str, Any]:
         "threads": options.threads,
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "weights": str(options.checkpoint or f"untrained, seed {options.seed}"),
+        "weights": _spec(options, EAGER).checkpoint or f"untrained, seed {options.seed}",
     }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import count
 from typing import Final
 
-from bench_adapter import ENGINE_SECONDS
+from bench_adapter import WORK_SECONDS
 from bench_alone import GROWN_LENGTHS, SETTLE_S, rounds
 from bench_contexts import short_and_distinct, window
 from bench_figures import NOTHING, Asked, Figure, Section, single
@@ -57,7 +57,7 @@ def one_more_vector(parties: Sequence[Party], number: int) -> Section:
 
 
 def protocol(parties: Sequence[Party], number: int) -> Section:
-    """Fit a line to (socket to socket less engine time) over MB of context, one request at a time.
+    """Fit a line to (socket to socket less engine, bank) over MB of context, one request at a time.
 
     The server itself says what its engine took for each request: ours in its metrics, read before
     and after, the rival in its answer.
@@ -81,7 +81,9 @@ def protocol(parties: Sequence[Party], number: int) -> Section:
         )
         figures.append(Figure(party.who, "for each MB", fitted.slope.scaled(1e3), "ms/MB", asked))
         figures += _by_size(party.who, points[party.who])
-    return Section(5, "What protocol and HTTP add to the engine's time", tuple(figures))
+    return Section(
+        5, "What protocol and HTTP add to the engine's and the bank's time", tuple(figures)
+    )
 
 
 def _rest_of(party: Party, connection: Connection, context: Floats) -> float:
@@ -89,14 +91,14 @@ def _rest_of(party: Party, connection: Connection, context: Floats) -> float:
     if party.is_rival:
         answer = connection.post(posted)
         return answer.seconds - float(rival_facts(answer)["engine_s"])
-    before = _engine_seconds(party, connection)
+    before = _work_seconds(party, connection)
     answer = connection.post(posted)
-    return answer.seconds - (_engine_seconds(party, connection) - before)
+    return answer.seconds - (_work_seconds(party, connection) - before)
 
 
-def _engine_seconds(party: Party, connection: Connection) -> float:
+def _work_seconds(party: Party, connection: Connection) -> float:
     found = party.server.metrics(connection)
-    return sum(value for name, value in found.items() if name.startswith(ENGINE_SECONDS))
+    return sum(value for name, value in found.items() if name.startswith(WORK_SECONDS))
 
 
 def _by_size(who: str, points: list[tuple[float, float]]) -> list[Figure]:

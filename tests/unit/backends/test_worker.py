@@ -199,6 +199,7 @@ async def test_it_measures_waiting_running_and_readiness(room: Room) -> None:
     assert room.metric("backend_in_flight_requests") == 0
     assert room.metric("backend_queue_wait_seconds_count", length="<=100") == 1
     assert room.metric("backend_engine_seconds_count", length="<=100") == 1
+    assert room.metric("backend_search_seconds_count") == 1
 
 
 def test_length_labels_are_a_closed_set() -> None:
