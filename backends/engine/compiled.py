@@ -21,12 +21,18 @@ from backends.protocol import Floats
 from backends.shape import DIMENSION, HIDDEN, LAYERS
 from backends.weights import Weights
 
-_BLOCK: Final = 128
-"""gru.c's BLOCK: rows of its room beside those of one step."""
 _WORTH_SHARING: Final = 8
 """Steps from which waking other threads costs less than they save."""
 _SHORTEST: Final = np.float32(1e-12)
 """torch.nn.functional.normalize's: what a shorter vector is divided by."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Held:
+    """A packed matrix, and what the kernel knows it by: its addresses, so it must be kept."""
+
+    packed: Packed
+    matrix: library.Matrix
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +58,7 @@ class CompiledEngine:
 
     def __init__(self, weights: Weights, *, threads: int) -> None:
         self._kernel, variant = library.load()
-        self._kept: list[Packed] = []  # the kernel knows them by their addresses
+        self._kept: list[_Held] = []
         self._threads = threads
         self._others = ThreadPoolExecutor(max(1, threads - 1), thread_name_prefix="engine-part")
         arrays = weights.arrays
@@ -65,7 +71,7 @@ class CompiledEngine:
             name=f"compiled-{variant}",
             device="cpu",
             threads=threads,
-            weights="float32" if any(packed.wide for packed in self._kept) else "bfloat16",
+            weights="float32" if any(held.packed.wide for held in self._kept) else "bfloat16",
             ragged=True,
         )
 
@@ -96,7 +102,7 @@ class CompiledEngine:
         """Run all layers: rows [total, 768] and states [4, B, 512] -> states after, [4, B, 512]."""
         steps, batch = len(layout.counts), len(layout.order)
         outs = np.empty((2, len(rows), HIDDEN), dtype=np.float32)
-        room = np.empty((_BLOCK + batch, 3 * HIDDEN), dtype=np.float32)
+        room = np.empty((self._kernel.rows_of_a_block() + batch, 3 * HIDDEN), dtype=np.float32)
         after = np.empty_like(before)
         parts = self._threads if steps >= _WORTH_SHARING else 1
         meeting = (ctypes.c_uint * 2)()
@@ -131,13 +137,11 @@ class CompiledEngine:
         chances /= chances.sum(axis=1, keepdims=True)
         return self._product(self._contents, chances)
 
-    def _product(self, by: Packed, rows: Floats) -> Floats:
+    def _product(self, by: _Held, rows: Floats) -> Floats:
         """Multiply rows [B, depth] with a packed matrix: [B, columns]."""
-        out = np.empty((len(rows), by.scales.size), dtype=np.float32)
-        self._kernel.linear(
-            ctypes.byref(library.matrix(by)), rows.ctypes.data, len(rows), out.ctypes.data
-        )
-        return np.ascontiguousarray(out[:, : by.columns])
+        out = np.empty((len(rows), by.packed.scales.size), dtype=np.float32)
+        self._kernel.linear(ctypes.byref(by.matrix), rows.ctypes.data, len(rows), out.ctypes.data)
+        return np.ascontiguousarray(out[:, : by.packed.columns])
 
     def _normalized(self, rows: Floats, norm: tuple[Floats, Floats]) -> Floats:
         out = np.empty_like(rows)
@@ -148,10 +152,11 @@ class CompiledEngine:
         )  # fmt: skip
         return out
 
-    def _pack(self, matrix: Floats, bias: Floats | None = None, **more: Floats) -> Packed:
+    def _pack(self, matrix: Floats, bias: Floats | None = None, **more: Floats) -> _Held:
         packed = pack(matrix, bias, lanes=self._kernel.lanes_of_a_vector(), **more)
-        self._kept.append(packed)
-        return packed
+        held = _Held(packed, library.matrix(packed))
+        self._kept.append(held)
+        return held
 
     def _pack_head(self, arrays: dict[str, Floats]) -> None:
         memory = arrays["memory.memory"]
@@ -176,8 +181,8 @@ class CompiledEngine:
                 bias = bias + into[:, DIMENSION:] @ first
                 into = into[:, :DIMENSION]
             over = arrays[f"gru.weight_hh_l{layer}"], arrays[f"gru.bias_hh_l{layer}"]
-            self._into[layer] = library.matrix(self._pack(into[order], bias[order]))
-            self._over[layer] = library.matrix(self._pack(over[0][order], over[1][order]))
+            self._into[layer] = self._pack(into[order], bias[order]).matrix
+            self._over[layer] = self._pack(over[0][order], over[1][order]).matrix
 
 
 def lay_out(lengths: Sequence[int]) -> _Layout:

@@ -95,6 +95,7 @@ def _typed(library: ctypes.CDLL) -> ctypes.CDLL:
     library.layer_norm.restype = None
     library.gelu.argtypes = [_P, ctypes.c_long]
     library.gelu.restype = None
-    library.lanes_of_a_vector.argtypes = []
-    library.lanes_of_a_vector.restype = _I
+    for constant in (library.lanes_of_a_vector, library.rows_of_a_block):
+        constant.argtypes = []
+        constant.restype = _I
     return library

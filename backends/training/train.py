@@ -218,12 +218,10 @@ def _judge(run: _Training, loss: float) -> None:
     figures = validate(run.model, run.corpus, run.validation, run.dtype)
     record = {"epoch": position.epoch, "loss": loss, "seconds": round(position.seconds), **figures}
     position.history.append(record)
-    if position.epoch == 0:
-        pass
-    elif figures["hit@5"] > position.best:
+    if position.epoch > 0 and figures["hit@5"] > position.best:
         position.best, position.worse = figures["hit@5"], 0
         _keep(run)
-    else:
+    elif position.epoch > 0:
         position.worse += 1
     write_history(run.folder, recipe.arm, position.history)
     save_state(run.folder, run.model, run.optimizer, position, recipe)

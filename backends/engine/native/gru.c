@@ -167,15 +167,22 @@ static inline __attribute__((always_inline)) void multiply_rows(
 #define FOR_EACH_COUNT(count, DO) DO(1);
 #endif
 
+/* Point `from` at the next block's rows, from `row` on; return how many they are. */
+static inline int block_from(const float *in, long stride, int row, int rows, const float *from[])
+{
+    const int count = rows - row < ROWS ? rows - row : ROWS;
+    for (int i = 0; i < count; i++)
+        from[i] = in + (row + i) * stride;
+    return count;
+}
+
 static void multiply_tile(const matrix *by, int tile, const float *in, long stride, int rows,
                           float *out, long out_stride)
 {
     lanes sums[ROWS][VECTORS];
     for (int row = 0; row < rows; row += ROWS) {
         const float *from[ROWS];
-        int count = rows - row < ROWS ? rows - row : ROWS;
-        for (int i = 0; i < count; i++)
-            from[i] = in + (row + i) * stride;
+        const int count = block_from(in, stride, row, rows, from);
 #define MULTIPLY(n) multiply_rows(by, tile, from, n, sums)
         FOR_EACH_COUNT(count, MULTIPLY)
         for (int i = 0; i < count; i++)
@@ -191,9 +198,7 @@ static void step_tile(const matrix *over, int tile, const float *inputs, const f
     lanes sums[ROWS][VECTORS];
     for (int row = 0; row < rows; row += ROWS) {
         const float *from[ROWS];
-        int count = rows - row < ROWS ? rows - row : ROWS;
-        for (int i = 0; i < count; i++)
-            from[i] = before + (row + i) * hidden;
+        const int count = block_from(before, hidden, row, rows, from);
 #define STEP(n) multiply_rows(over, tile, from, n, sums)
         FOR_EACH_COUNT(count, STEP)
         for (int i = 0; i < count; i++) {
@@ -270,6 +275,12 @@ void gru_walk(const matrix *into, const matrix *over, int layers, const float *i
 int lanes_of_a_vector(void)
 {
     return LANES;
+}
+
+/* Rows whose input products are made at once: what gru_walk's room must hold besides a step's. */
+int rows_of_a_block(void)
+{
+    return BLOCK;
 }
 
 /* out [rows][tiles * 96] = in [rows][depth] times the matrix, plus its biases. */
