@@ -1,83 +1,44 @@
 """A model server as a real process on a real socket."""
 
 import contextlib
-import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import numpy as np
 import pytest
+from module_process import DEADLINE_S, ModuleProcess, started
 
 from backends.protocol import HEADER_LENGTH, Message, Request, read_answer, write_request
 
-DEADLINE_S = 30.0
 WINDOW = 500
 VECTORS = np.random.default_rng(1).standard_normal((600, 768)).astype(np.float32)
 
 
-class Backend:
-    """`python -m backends` under the test's hand."""
-
-    def __init__(self, folder: Path, **settings: str) -> None:
-        bank = folder / "bank.npz"
-        if not bank.exists():
-            np.savez(bank, vectors=VECTORS[:200], ids=np.arange(200))
-        wanted = {"ARM": "phase2", "PORT": "0", "MAX_LENGTH": str(WINDOW), "BANK": str(bank)}
-        environment = {f"BACKEND_{name}": value for name, value in {**wanted, **settings}.items()}
-        self.log_file = folder / f"log-{time.monotonic_ns()}"
-        with self.log_file.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-W", "error", "-m", "backends"],
-                env={**os.environ, **environment},
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-
-    def log(self) -> list[dict[str, Any]]:
-        """Every whole line so far; each must be JSON."""
-        lines = self.log_file.read_text().split("\n")[:-1]
-        return [json.loads(line) for line in lines]
-
-    def event(self, name: str) -> dict[str, Any]:
-        """Wait for a log line."""
-        limit = time.monotonic() + DEADLINE_S
-        while time.monotonic() < limit:
-            for line in self.log():
-                if line["event"] == name:
-                    return line
-            if self.process.poll() is not None:
-                break
-            time.sleep(0.02)
-        pytest.fail(f"no event {name!r} in {self.log()}")
-
-
 @contextlib.contextmanager
-def running(folder: Path, **settings: str) -> Iterator[Backend]:
-    backend = Backend(folder, **settings)
-    try:
-        yield backend
-    finally:
-        backend.process.kill()
-        backend.process.wait(DEADLINE_S)
+def running(folder: Path, **settings: str) -> Iterator[ModuleProcess]:
+    """`python -m backends` on a bank of 200 vectors."""
+    bank = folder / "bank.npz"
+    if not bank.exists():
+        np.savez(bank, vectors=VECTORS[:200], ids=np.arange(200))
+    wanted = {"ARM": "phase2", "PORT": "0", "MAX_LENGTH": str(WINDOW), "BANK": str(bank)}
+    environment = {f"BACKEND_{name}": value for name, value in {**wanted, **settings}.items()}
+    with started("backends", folder / f"log-{time.monotonic_ns()}", **environment) as process:
+        yield process
 
 
 @pytest.fixture(scope="module")
-def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
+def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleProcess]:
     with running(tmp_path_factory.mktemp("backend")) as backend:
         backend.event("ready")
         yield backend
 
 
 @pytest.fixture(scope="module")
-def client(backend: Backend) -> Iterator[httpx2.Client]:
+def client(backend: ModuleProcess) -> Iterator[httpx2.Client]:
     with httpx2.Client(base_url=backend.event("listening")["url"], timeout=DEADLINE_S) as client:
         yield client
 
@@ -94,7 +55,7 @@ def test_500_vectors_in_binary_are_answered_over_a_real_socket(client: httpx2.Cl
 
 
 def test_requests_that_wait_for_clients_that_left_are_dropped(
-    backend: Backend, client: httpx2.Client
+    backend: ModuleProcess, client: httpx2.Client
 ) -> None:
     url = httpx2.URL(backend.event("listening")["url"])
     message = write_request(Request(VECTORS[:500]))
@@ -110,7 +71,7 @@ def test_requests_that_wait_for_clients_that_left_are_dropped(
 
 
 def test_a_client_that_leaves_while_it_sends_is_counted_and_logs_no_error(
-    backend: Backend, client: httpx2.Client
+    backend: ModuleProcess, client: httpx2.Client
 ) -> None:
     url = httpx2.URL(backend.event("listening")["url"])
     message = write_request(Request(VECTORS[:500]))
@@ -142,7 +103,7 @@ def engine_runs(client: httpx2.Client) -> float:
 
 
 def test_the_port_in_use_is_named_in_one_line_and_the_exit_is_1(
-    backend: Backend, tmp_path: Path
+    backend: ModuleProcess, tmp_path: Path
 ) -> None:
     port = httpx2.URL(backend.event("listening")["url"]).port
     with running(tmp_path, PORT=str(port)) as second:

@@ -10,7 +10,8 @@ from typing import Any
 import httpx2
 import numpy as np
 import pytest
-from test_backend_process import DEADLINE_S, VECTORS, running
+from module_process import DEADLINE_S
+from test_backend_process import VECTORS, running
 
 from backends.protocol import HEADER_LENGTH, OUTPUTS, Request, write_request
 

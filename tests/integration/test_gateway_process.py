@@ -2,66 +2,18 @@
 
 import contextlib
 import json
-import os
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import numpy as np
 import pytest
+from module_process import DEADLINE_S, ModuleProcess, started
 
-DEADLINE_S = 30.0
 VECTORS = np.random.default_rng(1).standard_normal((600, 768)).astype(np.float32)
-
-
-class Process:
-    """A module of ours under the test's hand; its log is read line by line."""
-
-    def __init__(self, module: str, log_file: Path, **environment: str) -> None:
-        self.log_file = log_file
-        with log_file.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-W", "error", "-m", module],
-                env={**os.environ, **environment},
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-
-    def log(self) -> list[dict[str, Any]]:
-        """Every whole line so far; each must be JSON."""
-        return [json.loads(line) for line in self.log_file.read_text().split("\n")[:-1]]
-
-    def event(self, name: str) -> dict[str, Any]:
-        limit = time.monotonic() + DEADLINE_S
-        while time.monotonic() < limit:
-            for line in self.log():
-                if line["event"] == name:
-                    return line
-            if self.process.poll() is not None:
-                break
-            time.sleep(0.02)
-        pytest.fail(f"no event {name!r} in {self.log()}")
-
-    def end(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(DEADLINE_S)
-
-
-@contextlib.contextmanager
-def started(module: str, log_file: Path, **environment: str) -> Iterator[Process]:
-    process = Process(module, log_file, **environment)
-    try:
-        yield process
-    finally:
-        process.process.kill()
-        process.process.wait(DEADLINE_S)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +29,7 @@ def backend_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def gateway(folder: Path, backend: str, **environment: str) -> Iterator[Process]:
+def gateway(folder: Path, backend: str, **environment: str) -> Iterator[ModuleProcess]:
     both = json.dumps({"phase1": backend, "phase2": backend})
     tiers = '[{"arm": "phase1", "max_length": 100}, {"arm": "phase2", "max_length": 500}]'
     settings = {

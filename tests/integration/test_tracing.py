@@ -18,12 +18,12 @@ import httpx2
 import numpy as np
 import pytest
 import structlog
+from module_process import DEADLINE_S, ModuleProcess, started
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from backends.tracing import Complaints, endpoint_of
 
-DEADLINE_S = 30.0
 FAR = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
 VECTORS = np.random.default_rng(1).standard_normal((100, 768)).astype(np.float32)
 
@@ -74,48 +74,8 @@ def collector() -> Iterator[Collector]:
         thread.join()
 
 
-class Process:
-    """One of our modules; its log is read line by line."""
-
-    def __init__(self, module: str, log_file: Path, environment: dict[str, str]) -> None:
-        self.log_file = log_file
-        with log_file.open("wb") as log:
-            self.popen = subprocess.Popen(
-                [sys.executable, "-W", "error", "-m", module],
-                env={**os.environ, **environment},
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-
-    def log(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.log_file.read_text().split("\n")[:-1]]
-
-    def event(self, name: str) -> dict[str, Any]:
-        limit = time.monotonic() + DEADLINE_S
-        while time.monotonic() < limit and self.popen.poll() is None:
-            for line in self.log():
-                if line["event"] == name:
-                    return line
-            time.sleep(0.02)
-        pytest.fail(f"no event {name!r} in {self.log()}")
-
-    def end(self) -> int:
-        self.popen.terminate()
-        return self.popen.wait(DEADLINE_S)
-
-
 @contextlib.contextmanager
-def started(module: str, log_file: Path, **environment: str) -> Iterator[Process]:
-    process = Process(module, log_file, environment)
-    try:
-        yield process
-    finally:
-        process.popen.kill()
-        process.popen.wait(DEADLINE_S)
-
-
-@contextlib.contextmanager
-def backend(folder: Path, **environment: str) -> Iterator[Process]:
+def backend(folder: Path, **environment: str) -> Iterator[ModuleProcess]:
     np.savez(folder / "bank.npz", vectors=VECTORS, ids=np.arange(100))
     settings = {"ARM": "phase1", "PORT": "0", "BANK": str(folder / "bank.npz"), "MAX_LENGTH": "100"}
     named = {f"BACKEND_{name}": value for name, value in settings.items()}
@@ -124,7 +84,7 @@ def backend(folder: Path, **environment: str) -> Iterator[Process]:
 
 
 @contextlib.contextmanager
-def gateway(folder: Path, url: str, **environment: str) -> Iterator[Process]:
+def gateway(folder: Path, url: str, **environment: str) -> Iterator[ModuleProcess]:
     settings = {
         "ROUTER_PORT": "0",
         "ROUTER_STATE_DIR": str(folder),
