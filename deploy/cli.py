@@ -22,6 +22,7 @@ from backends.training.verbs.train import train
 from deploy import local
 from deploy.board import Board
 from deploy.children import Child, StartError
+from deploy.keys import app as key_commands
 from rollout.cli import app as rollout_commands
 from rollout.snapshot import Tier
 
@@ -42,6 +43,7 @@ app = typer.Typer(
 app.add_typer(rollout_commands, name="rollout")
 app.add_typer(checkpoint_commands, name="checkpoint")
 app.add_typer(corpus_commands, name="corpus")
+app.add_typer(key_commands, name="key")
 app.command("train")(train)
 app.command("evaluate")(evaluate)
 
