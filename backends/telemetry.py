@@ -18,6 +18,8 @@ Metrics live in one registry per app object, so that a test may build several ap
 import gc
 import json
 import logging
+import math
+import resource
 import signal
 import socket
 import sys
@@ -43,7 +45,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from backends import tracing
+from backends import tracing, wire
 
 REQUEST_ID: Final = "x-request-id"
 MAX_REQUEST_ID: Final = 128
@@ -53,8 +55,8 @@ BUCKETS_S: Final = (
     *(1.0, 2.5, 5.0, 10.0, 30.0),
 )
 DRAIN_S: Final = 10
-KEEP_ALIVE_S: Final = 30
 BACKLOG: Final = 2048
+MAX_FILES: Final = 65_536
 
 log = structlog.stdlib.get_logger("turnout")
 
@@ -244,26 +246,37 @@ class _Server(uvicorn.Server):
                 log.info("listening", url=f"http://{host}:{port}")
 
 
-def serve(app: ASGIApp, host: str, port: int, *, drain_s: int = DRAIN_S) -> None:
+def serve(
+    app: ASGIApp,
+    host: str,
+    port: int,
+    *,
+    drain_s: int = DRAIN_S,
+    guard: wire.Guard | None = None,
+) -> None:
     """Serve `app` on `host:port` until SIGTERM or SIGINT; then drain for at most `drain_s` seconds.
+
+    `guard` bounds the connections: see `backends/wire.py`.
 
     Returns when drained and when the last traces are sent, so that the process exits 0. Exits 1,
     after one log line that names the address, when the port cannot be had (in use, no right, no
     such address).
     """
     listener = _listen(host, port)
+    guard = guard or wire.Guard()
+    raise_file_limit()
     server = _Server(
         uvicorn.Config(
             app,
             loop="uvloop",
-            http="httptools",
+            http=wire.guarded(guard),
             ws="none",
             log_config=None,
             access_log=False,
             proxy_headers=False,
             server_header=False,
             backlog=BACKLOG,
-            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_keep_alive=math.ceil(guard.limits.idle_s),
             timeout_graceful_shutdown=drain_s,
         )
     )
@@ -278,6 +291,13 @@ def serve(app: ASGIApp, host: str, port: int, *, drain_s: int = DRAIN_S) -> None
     server.run(sockets=[listener])
     tracing.stop()
     log.info("stopped")
+
+
+def raise_file_limit() -> None:
+    """Allow this process as many open files, connections included, as the system lets it have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MAX_FILES if hard == resource.RLIM_INFINITY else min(MAX_FILES, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
 
 
 def settle() -> None:

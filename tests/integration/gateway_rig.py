@@ -25,6 +25,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from backends import wire
 from backends.metadata import model_metadata
 from backends.protocol import (
     DIMENSION,
@@ -88,12 +89,17 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def running(app: ASGIApp) -> AsyncIterator[str]:
+async def running(app: ASGIApp, guard: wire.Guard | None = None) -> AsyncIterator[str]:
     """Serve an app, and give its URL."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         config = uvicorn.Config(
-            app, http="httptools", log_config=None, access_log=False, timeout_graceful_shutdown=1
+            app,
+            http=wire.guarded(guard or wire.Guard()),
+            ws="none",
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=1,
         )
         server = _Server(config)
         serving = asyncio.create_task(server.serve(sockets=[listener]))

@@ -1,0 +1,429 @@
+"""The server's side of a connection: uvicorn's, within bounds of time, bytes and number.
+
+uvicorn waits for ever for a head or a body, keeps a head of any size, and closes a connection at
+once after a refusal, which can cost a client that still sends the answer. `guarded` makes a
+protocol class that closes these gaps:
+
+- a head must be whole within `head_s` and `head_bytes`, a body within `body_s`; an answer must be
+  read within `answer_s`. One sweep over all connections, twice a second, looks at the clocks, so
+  that a request costs no timer;
+- the bodies of requests that are not yet answered may hold `held_bytes` together. What is over it
+  is refused with 503, save for bodies of less than `SMALL_BODY`: a few that are long and stalled
+  must not shut out the many that are short;
+- framing that others may read in another way is refused: `backends/framing.py`. Trailers are
+  dropped: the application has read the headers by then;
+- when a connection closes while the client still sends, what comes is read and thrown away for a
+  while (RFC 9112, section 9.6), so that the application may refuse a body without reading it.
+
+What is refused here gets `{"error": "<sentence>"}` like every other error. The application never
+sees such a request; one whose body is cut off sees its client leave.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any, ClassVar, Final, cast
+
+import httptools
+import orjson
+from prometheus_client import CollectorRegistry, Counter, Gauge
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from backends.framing import Fault, fault_of
+
+MIB: Final = 1024 * 1024
+SMALL_BODY: Final = 256 * 1024
+"""Bytes of a body that the budget always leaves room for."""
+SWEEP_S: Final = 0.5
+LINGER_S: Final = 2.0
+"""How long a client that was refused may go on sending."""
+ARRIVED: Final = "arrived"
+"""In a scope's state: monotonic seconds when the request's head was whole."""
+RETRY_AFTER_S: Final = 1
+WHY: Final = ("head", "body", "unread", "size", "framing", "budget", "connections")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one server bears. Durations in seconds."""
+
+    head_s: float = 10.0
+    body_s: float = 25.0
+    idle_s: float = 25.0
+    answer_s: float = 25.0
+    head_bytes: int = 32 * 1024
+    held_bytes: int = 512 * MIB
+    connections: int = 4096
+
+
+class Guard:
+    """What the connections of one server share: the limits, the bytes they hold, the sweep."""
+
+    def __init__(
+        self,
+        limits: Limits | None = None,
+        *,
+        registry: CollectorRegistry | None = None,
+        new_request_id: Callable[[], str] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.limits = limits or Limits()
+        self.clock = clock
+        self.new_request_id = new_request_id
+        self.connections: set[Connection] = set()
+        self.held = 0
+        self._sweep: asyncio.TimerHandle | None = None
+        self._refused = Counter(
+            "http_refused_connections",
+            "Connections that the server cut: a head or a body that took too long, an answer that "
+            "nobody read, a head too large, ambiguous framing, no room for the body or for one "
+            "more connection",
+            ("why",),
+            registry=registry,
+        )
+        for why in WHY:
+            self._refused.labels(why)
+        Gauge("http_connections", "Connections that are open", registry=registry).set_function(
+            lambda: len(self.connections)
+        )
+        Gauge(
+            "http_held_bytes", "Bytes of bodies whose requests are not answered", registry=registry
+        ).set_function(lambda: self.held)
+
+    def add(self, connection: "Connection") -> bool:
+        """Take a connection in; False when there are too many."""
+        self.connections.add(connection)
+        if self._sweep is None:
+            self._plan_sweep()
+        return len(self.connections) <= self.limits.connections
+
+    def discard(self, connection: "Connection") -> None:
+        """Forget a connection that is closed."""
+        self.connections.discard(connection)
+
+    def take(self, bytes_: int, *, of: int) -> bool:
+        """Hold more bytes of a body that has `of` so far; False when there is no room."""
+        self.held += bytes_
+        return self.held <= self.limits.held_bytes or of <= SMALL_BODY
+
+    def count(self, why: str) -> None:
+        """Count a connection that was cut."""
+        self._refused.labels(why).inc()
+
+    def sweep(self) -> None:
+        """Cut what took too long."""
+        now = self.clock()
+        for connection in tuple(self.connections):
+            connection.look(now)
+
+    def _plan_sweep(self) -> None:
+        self._sweep = asyncio.get_running_loop().call_later(SWEEP_S, self._swept)
+
+    def _swept(self) -> None:
+        self._sweep = None
+        self.sweep()
+        if self.connections:
+            self._plan_sweep()
+
+
+class _Phase(Enum):
+    """What the server waits for on a connection."""
+
+    FIRST = auto()
+    """The first byte of all."""
+    HEAD = auto()
+    BODY = auto()
+    WHOLE = auto()
+    """Nothing: the request is there. Afterwards uvicorn's own keep-alive timer runs."""
+    LINGERING = auto()
+    """The end of what a refused client still sends."""
+    CLOSING = auto()
+    """The client, to read what is left of the answer."""
+
+
+class _Door(asyncio.Transport):
+    """A transport as uvicorn sees it: its `close` lets a client that still sends be answered."""
+
+    def __init__(self, transport: asyncio.Transport, connection: "Connection") -> None:
+        super().__init__()
+        self.real = transport
+        self._connection = connection
+        self.write = transport.write  # type: ignore[method-assign] # no call in between
+        self.pause_reading = transport.pause_reading  # type: ignore[method-assign]
+        self.resume_reading = transport.resume_reading  # type: ignore[method-assign]
+        self.get_extra_info = transport.get_extra_info  # type: ignore[method-assign]
+
+    def close(self) -> None:
+        self._connection.part()
+
+    def is_closing(self) -> bool:
+        return self._connection.parting or self.real.is_closing()
+
+    def abort(self) -> None:
+        self.real.abort()
+
+
+class Connection(HttpToolsProtocol):
+    """One connection. Subclasses say with `guard` which server it belongs to."""
+
+    guard: ClassVar[Guard]
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._phase = _Phase.FIRST
+        self._since = self.guard.clock()
+        self._unread_since: float | None = None
+        self._held = 0
+        self._head = 0
+        """Bytes of this head, as the parser gave them."""
+        self._begun = 0
+        """Bytes read since this head began, or since the body last grew."""
+        self._new = False
+        """Whether the message, or a piece of its body, came with the bytes that are being read."""
+        self._fault: Fault | None = None
+        self._door: _Door
+
+    # --- a connection's life --------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Start the clock; refuse one connection too many."""
+        transport = cast("asyncio.Transport", transport)
+        self._door = _Door(transport, self)
+        super().connection_made(self._door)
+        if not self.guard.add(self):
+            self.guard.count("connections")
+            transport.write(self._refusal(Fault(503, "too many connections are open: try again")))
+            self._enter(_Phase.CLOSING)
+            transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Give back what was held."""
+        self._enter(_Phase.CLOSING)
+        self.guard.discard(self)
+        self._give()
+        super().connection_lost(exc)
+
+    @property
+    def parting(self) -> bool:
+        """Whether no more requests are read."""
+        return self._phase in {_Phase.LINGERING, _Phase.CLOSING}
+
+    def part(self) -> None:
+        """Close; while the client still sends, go on reading for a while and throw it away."""
+        if self.parting:
+            if self._phase is _Phase.CLOSING:
+                self._door.real.close()
+            return
+        sending = self._phase is _Phase.BODY or self._fault is not None
+        self._unset_keepalive_if_required()
+        if not sending or not self._door.real.can_write_eof():
+            self._enter(_Phase.CLOSING)
+            self._door.real.close()
+            return
+        self._enter(_Phase.LINGERING)
+        self.flow.resume_reading()
+        if not self._door.real.is_closing():
+            self._door.real.write_eof()
+
+    def look(self, now: float) -> None:
+        """Cut the connection if what it waits for took too long."""
+        limits, waited = self.guard.limits, now - self._since
+        match self._phase:
+            case _Phase.FIRST | _Phase.HEAD if waited > limits.head_s:
+                self._refuse(Fault(408, f"no whole head within {limits.head_s:g} s"), "head")
+            case _Phase.BODY if self.flow.read_paused:
+                self._since += SWEEP_S  # we do not read: the client is not to blame
+            case _Phase.BODY if waited > limits.body_s:
+                self._refuse(Fault(408, f"no whole body within {limits.body_s:g} s"), "body")
+            case _Phase.LINGERING if waited > LINGER_S:
+                self._enter(_Phase.CLOSING)
+                self._door.real.close()
+            case _Phase.CLOSING if waited > limits.answer_s:
+                self._door.real.abort()
+        self._look_whether_read(now)
+
+    def _look_whether_read(self, now: float) -> None:
+        if not self.flow.write_paused:
+            self._unread_since = None
+        elif self._unread_since is None:
+            self._unread_since = now
+        elif now - self._unread_since > self.guard.limits.answer_s:
+            self.guard.count("unread")
+            self._door.real.abort()
+
+    def _enter(self, phase: _Phase) -> None:
+        self._phase = phase
+        self._since = self.guard.clock()
+
+    # --- what comes in --------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        """Read what came, unless it belongs to a request that was refused."""
+        if self.parting:
+            return
+        self._unset_keepalive_if_required()
+        if self._phase is _Phase.FIRST or (
+            self._phase is _Phase.WHOLE and self.cycle.response_complete
+        ):
+            self._enter(_Phase.HEAD)
+        self._new = False
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserCallbackError:
+            self._refuse(self._fault or Fault(400, "the request's URL is wrong"), "framing")
+        except httptools.HttpParserError as error:
+            self._refuse(Fault(400, f"the request is not sound HTTP/1.1: {error}"), "framing")
+        except httptools.HttpParserUpgrade:
+            pass  # it is answered, and the connection closed
+        else:
+            self._bound(len(data))
+
+    def _bound(self, read: int) -> None:
+        """Bound what the parser keeps for a head or a trailer that does not end."""
+        if self._phase is _Phase.WHOLE:
+            return
+        self._begun = 0 if self._new else self._begun + read
+        if self._begun > self.guard.limits.head_bytes:
+            self._refuse(self._too_large(), "size")
+
+    def on_message_begin(self) -> None:
+        """Start the clock of a head."""
+        super().on_message_begin()
+        self._enter(_Phase.HEAD)
+        self._head, self._new = 0, True
+
+    def on_url(self, url: bytes) -> None:
+        """Take a piece of the URL."""
+        self._count_head(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header; leave a trailer."""
+        if self._phase is not _Phase.HEAD:
+            return
+        self._count_head(len(name) + len(value))
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Check the head; hand the request to the application."""
+        upgrade = self.parser.should_upgrade()
+        self._fault = fault_of(self.parser.get_http_version(), self.headers, upgrade=upgrade)
+        if self._fault:
+            raise ValueError(self._fault.message)
+        super().on_headers_complete()
+        self._enter(_Phase.BODY)
+        self._new = True
+        self.scope["state"][ARRIVED] = self._since
+        if upgrade:
+            self.cycle.keep_alive = False
+        if self.expect_100_continue:
+            self._close_unless_continued()
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of a body, if there is room for it."""
+        self._new = True
+        if self.cycle.response_complete:
+            return
+        self._held += len(body)
+        if not self.guard.take(len(body), of=self._held):
+            fault = Fault(503, "too many bytes are being received at once: try again")
+            self._refuse(fault, "budget")
+            raise ValueError(fault.message)  # the parser must not go on to a next request
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Stop the clock."""
+        super().on_message_complete()
+        self._enter(_Phase.WHOLE)
+        if self.cycle.response_complete:  # the answer came before the end of the body
+            self._wait_for_next()
+
+    def on_response_complete(self) -> None:
+        """Give back the bytes of the request that is answered."""
+        self._give()
+        super().on_response_complete()
+        if self._phase is _Phase.CLOSING:
+            self._door.real.close()
+
+    def _wait_for_next(self) -> None:
+        """Run uvicorn's keep-alive timer again: each byte that comes in stops it."""
+        self._unset_keepalive_if_required()
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
+
+    def _give(self) -> None:
+        self.guard.held -= self._held
+        self._held = 0
+
+    def _count_head(self, read: int) -> None:
+        self._head += read
+        if self._head > self.guard.limits.head_bytes:
+            self._fault = self._too_large()
+            raise ValueError(self._fault.message)
+
+    def _too_large(self) -> Fault:
+        limit = self.guard.limits.head_bytes
+        return Fault(431, f"the request's URL and headers are longer than {limit} bytes")
+
+    def _close_unless_continued(self) -> None:
+        """Close after an answer that came instead of `100 Continue`.
+
+        The client may or may not send the body then, so nobody knows where the next request begins.
+        """
+        cycle = self.cycle
+        send = cycle.send
+
+        async def send_and_close(message: Any) -> None:
+            if cycle.waiting_for_100_continue:
+                cycle.keep_alive = False
+            await send(message)
+
+        cycle.send = send_and_close  # type: ignore[method-assign]
+
+    # --- refusals -------------------------------------------------------------------------------
+
+    def _refuse(self, fault: Fault, why: str) -> None:
+        """Answer with an error and close, unless an answer is under way: then close after it."""
+        if self.parting:
+            return
+        self._fault = fault
+        self.guard.count(why)
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            earlier = self._phase is not _Phase.BODY or bool(self.pipeline)
+            if earlier or cycle.response_started:
+                # Two answers must not mix, nor one be taken for the other's.
+                self._cut_after_answer()
+                return
+            cycle.disconnected = True
+            cycle.message_event.set()
+        if self._phase is not _Phase.FIRST:
+            self.transport.write(self._refusal(fault))
+        self._give()
+        self.part()
+
+    def _cut_after_answer(self) -> None:
+        self.pipeline.clear()
+        self._enter(_Phase.CLOSING)
+        self.cycle.keep_alive = False
+
+    def _refusal(self, fault: Fault) -> bytes:
+        body = orjson.dumps({"error": fault.message})
+        lines = [
+            STATUS_LINE[fault.status] + b"content-type: application/json",
+            b"content-length: %d" % len(body),
+            b"connection: close",
+        ]
+        if fault.status == 503:  # noqa: PLR2004 - the one that passes
+            lines.append(b"retry-after: %d" % RETRY_AFTER_S)
+        if self.guard.new_request_id:
+            lines.append(b"x-request-id: " + self.guard.new_request_id().encode())
+        return b"\r\n".join([*lines, b"", body])
+
+
+def guarded(guard: Guard) -> type[Connection]:
+    """Make the protocol class of one server, for `uvicorn.Config(http=...)`."""
+    return type("GuardedConnection", (Connection,), {"guard": guard})
