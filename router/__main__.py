@@ -18,7 +18,10 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 
 from backends import telemetry, tracing
+from backends.access import is_loopback
 from backends.content import MIB
+from backends.keyfile import KeyFile
+from backends.wire import Guard
 from rollout.feed import Feed, FeedUnavailable
 from rollout.snapshot import Heartbeat
 from router.app import App
@@ -47,6 +50,10 @@ class Service:
     def __init__(self, settings: Settings) -> None:
         metrics = Metrics(telemetry.new_registry())
         self._settings = settings
+        self.guard = Guard(
+            settings.limits, registry=metrics.registry, new_request_id=_new_request_id
+        )
+        keys = KeyFile(settings.keys_file) if settings.keys_file else None
         self._feed = Feed(settings.redis_url) if settings.redis_url else None
         self._upstream = Upstream(settings.backends, seconds=metrics.upstream_seconds)
         self._mirrors_upstream = Upstream(
@@ -87,6 +94,8 @@ class Service:
             max_context=settings.max_context,
             max_body_mb=settings.max_body_mb,
             tokens_per_vector=settings.tokens_per_vector,
+            keys=keys,
+            open_metrics=settings.open_metrics,
             life=self._life,
         ).app
 
@@ -192,7 +201,8 @@ def main() -> None:
     except (OSError, ValueError) as error:
         log.critical("cannot start", reason=str(error))
         raise SystemExit(1) from None
-    telemetry.serve(service.app, settings.host, settings.port)
+    _say_who_may(settings)
+    telemetry.serve(service.app, settings.host, settings.port, guard=service.guard)
 
 
 def _settings() -> Settings:
@@ -204,6 +214,16 @@ def _settings() -> Settings:
             name = ".".join(str(part) for part in fault["loc"])
             log.critical("wrong setting", setting=name or "settings", reason=fault["msg"])
         raise SystemExit(1) from None
+
+
+def _say_who_may(settings: Settings) -> None:
+    if settings.keys_file is None:
+        tell = log.info if is_loopback(settings.host) else log.warning
+        tell(
+            "no API keys: everybody who reaches this address may predict, send feedback and "
+            "override; ROUTER_KEYS_FILE changes that",
+            host=settings.host,
+        )
 
 
 def _new_request_id() -> str:

@@ -24,12 +24,15 @@ from starlette.responses import Response
 
 from backends import content, metadata, protocol, telemetry
 from backends.content import KIB, MIB
+from backends.keyfile import KeyFile
 from backends.protocol import TIMEOUT_HEADER, ProtocolError, Request, read_timeout
 from backends.statistics import Statistics, Tally, totals
 from router import openapi
+from router.access import ARM_HEADER
 from router.edge import read_body, reading_out, while_waiting, write_refusal
 from router.errors import RouterError, UnknownModelError, UpstreamError
 from router.feedback import Feedback
+from router.gate import Gate
 from router.gateway import Gateway, Outcome
 from router.ids import admitted_at
 from router.metrics import Metrics
@@ -63,6 +66,8 @@ class App:
         max_context: int,
         max_body_mb: int,
         tokens_per_vector: int,
+        keys: KeyFile | None,
+        open_metrics: bool,
         life: Callable[[], contextlib.AbstractAsyncContextManager[None]],
     ) -> None:
         self._gateway = gateway
@@ -84,6 +89,7 @@ class App:
             lifespan=self._lifespan,
             redoc_url=None,
         )
+        self.app.add_middleware(Gate, keys=keys, open_metrics=open_metrics, metrics=metrics)
         self.app.add_middleware(
             telemetry.RequestTelemetry,
             registry=metrics.registry,
@@ -137,7 +143,13 @@ class App:
             request, lambda body: protocol.read_predict(body, max_length=self._max_context)
         )
         outcome = await while_waiting(
-            request, self._gateway.predict(question, admission, timeout_s=timeout_s)
+            request,
+            self._gateway.predict(
+                question,
+                admission,
+                timeout_s=timeout_s,
+                override=request.headers.get(ARM_HEADER),
+            ),
         )
         prediction = outcome.answered.prediction
         if prediction is None:
@@ -185,7 +197,12 @@ class App:
         limits = [limit for limit in (timeout_s, question.timeout_s) if limit is not None]
         outcome = await while_waiting(
             request,
-            self._gateway.predict(question, admission, timeout_s=min(limits, default=None)),
+            self._gateway.predict(
+                question,
+                admission,
+                timeout_s=min(limits, default=None),
+                override=request.headers.get(ARM_HEADER),
+            ),
         )
         prediction = outcome.answered.prediction
         if prediction is None:

@@ -16,9 +16,12 @@ bucket is below `weight x 100`. So a wider stage holds every unit of a narrower 
 where it is while nothing changes, no gateway needs to ask another, and a new salt deals anew. The
 mirror sample has a salt of its own, so that it says nothing about the assignment.
 
+**An override** names the arm that must answer, in or out of scope. It wins over all of this and has
+no fallback: who asks for an arm wants that arm's answer, or its error.
+
 Some requests in scope are outside the statistics (`counted` is False), because nothing random
-decided about them: requests without a routing key where keys are the unit (they stay with the
-incumbent until the candidate has everything), and all requests while `held`.
+decided about them: overridden ones, requests without a routing key where keys are the unit (they
+stay with the incumbent until the candidate has everything), and all requests while `held`.
 """
 
 import hashlib
@@ -50,6 +53,8 @@ class Reason(StrEnum):
     """In scope, keys are the unit, and the request has none."""
     HELD = "held"
     """In scope, and an operator holds this gateway at the incumbent."""
+    OVERRIDE = "override"
+    """The request names the arm that must answer."""
     TOO_LONG = "too-long"
     """Longer than every tier of the table, and the policy is to reject."""
 
@@ -87,12 +92,14 @@ def decide(
     *,
     request_id: str,
     key: str | None = None,
+    override: str | None = None,
     held: bool = False,
     too_long: TooLong = "truncate",
 ) -> Decision | Refusal:
     """Decide about a context of `length` vectors, `length` >= 1.
 
-    `request_id` is the server's name of the request, `key` the client's routing key. Whether a
+    `request_id` is the server's name of the request, `key` the client's routing key, `override` the
+    arm that it asks for, one of the table. Whether a
     context is too long depends on the whole table and never on the assigned arm: a rollout that
     moves a weight must not turn answers into errors.
     """
@@ -100,7 +107,10 @@ def decide(
     if too_long == "reject" and length > longest:
         return Refusal(longest)
     live = snapshot.rollout
-    if live is None or not _in_scope(length, snapshot.tiers, live):
+    in_scope = live is not None and _in_scope(length, snapshot.tiers, live)
+    if override is not None:
+        return Decision(override, Reason.OVERRIDE, live if in_scope else None)
+    if live is None or not in_scope:
         tier = serving_tier(length, tuple(tier for tier in snapshot.tiers if tier.active))
         return Decision(tier.arm, Reason.TIER if length <= tier.max_length else Reason.OVERFLOW)
     if held:

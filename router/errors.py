@@ -19,6 +19,10 @@ class BadRequestError(RouterError):
     status = 400
 
 
+class UnknownArmError(BadRequestError):
+    """An override that names no arm of the table, or one without a backend."""
+
+
 class UnknownRequestError(RouterError):
     """Feedback for a request that this service never answered."""
 
@@ -39,6 +43,12 @@ class ClientLeftError(RouterError):
 
 class ContradictionError(RouterError):
     """Feedback that names another truth than the one before it."""
+
+    status = 409
+
+
+class HeldError(RouterError):
+    """An override to the candidate, while an operator keeps all traffic off it."""
 
     status = 409
 

@@ -22,8 +22,9 @@ from typing import Final
 
 from backends.protocol import KEPT_NEIGHBORS, Prediction, Request
 from rollout.snapshot import Position, Snapshot
+from router.access import ARM_HEADER
 from router.assignment import Decision, Reason, Refusal, TooLong, decide
-from router.errors import FailureKind, TooLongError
+from router.errors import FailureKind, HeldError, TooLongError, UnknownArmError
 from router.metrics import Metrics, status_class
 from router.observe import Observer
 from router.record import Admission, Attempt, Record, cell_of, failure_of, pending_of
@@ -91,14 +92,20 @@ class Gateway:
         self._clock = clock
 
     async def predict(
-        self, request: Request, admission: Admission, *, timeout_s: float | None = None
+        self,
+        request: Request,
+        admission: Admission,
+        *,
+        timeout_s: float | None = None,
+        override: str | None = None,
     ) -> Outcome:
         """Answer one request; `timeout_s` is the client's deadline, counted from the admission.
 
-        An arm's failure is part of the outcome. Raises TooLongError under the policy `reject`.
+        `override` names the arm that must answer. An arm's failure is part of the outcome. Raises
+        TooLongError under the policy `reject`; UnknownArmError and HeldError about an override.
         """
         snapshot = self._snapshots.current
-        decision = self._decide(request, admission, snapshot)
+        decision = self._decide(request, admission, snapshot, override)
         limit_s = self._timeout_s if timeout_s is None else min(timeout_s, self._timeout_s)
         asked = replace(request, id=None, top_k=max(request.top_k, KEPT_NEIGHBORS))
         copy = self._start_copy(asked, admission, decision)
@@ -123,12 +130,17 @@ class Gateway:
         trimmed = _trim(settled.answered.prediction, request.top_k)
         return replace(outcome, answered=replace(settled.answered, prediction=trimmed))
 
-    def _decide(self, request: Request, admission: Admission, snapshot: Snapshot) -> Decision:
+    def _decide(
+        self, request: Request, admission: Admission, snapshot: Snapshot, override: str | None
+    ) -> Decision:
+        if override is not None:
+            self._check_override(override, snapshot)
         ruling = decide(
             request.length,
             snapshot,
             request_id=admission.request_id,
             key=request.key,
+            override=override,
             held=self._snapshots.held,
             too_long=self._too_long,
         )
@@ -140,6 +152,19 @@ class Gateway:
                 f"{ruling.limit}, and this service does not truncate"
             )
         return ruling
+
+    def _check_override(self, arm: str, snapshot: Snapshot) -> None:
+        arms = [tier.arm for tier in snapshot.tiers if tier.arm in self._upstream.arms]
+        if arm not in arms:
+            raise UnknownArmError(
+                f"{ARM_HEADER} names {arm[:40]!r}: the arms with a backend are {', '.join(arms)}"
+            )
+        live = snapshot.rollout
+        if self._snapshots.held and live and arm == live.candidate:
+            raise HeldError(
+                f"{ARM_HEADER} names {arm}, the candidate, and an operator holds this gateway at "
+                f"the incumbent: leave the header out, or name {live.incumbent}"
+            )
 
     def _start_copy(
         self, request: Request, admission: Admission, decision: Decision
@@ -226,6 +251,7 @@ class Gateway:
                 decision.role,
                 counted=decision.counted,
                 keyless=decision.reason is Reason.KEYLESS,
+                overridden=decision.reason is Reason.OVERRIDE,
                 failure=failure,
                 fell_back=fell_back,
                 mirrored=mirrored,

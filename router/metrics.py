@@ -82,6 +82,13 @@ class Metrics:
             "Counts and pending labels lost since start because the spool was full",
             registry=registry,
         )
+        self.access_refused = Counter(
+            "gateway_access_refused",
+            "Requests refused at the gate: 401 no key or an unknown one, 403 a key without the "
+            "right, 400 a path that no one may send",
+            ("status",),
+            registry=registry,
+        )
         self.labels = Counter(
             "gateway_labels", "Feedback, by what came of it", ("outcome",), registry=registry
         )

@@ -76,6 +76,7 @@ class Record:
     counted: bool
     """False: outside the statistics."""
     keyless: bool
+    overridden: bool
     failure: FailureKind | None
     """How the assigned arm's own attempt failed."""
     fell_back: bool
@@ -119,6 +120,8 @@ def cell_of(live: Live, admission: Admission, length: int) -> Cell:
 
 def counts_of(record: Record) -> Multiset[str]:
     """Fold a record into increments."""
+    if record.overridden:
+        return Multiset((Counter.OVERRIDDEN,))
     if record.keyless:
         return Multiset((Counter.KEYLESS,))
     if not record.counted:

@@ -11,6 +11,9 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from backends.access import exposed
+from backends.content import KIB, MIB
+from backends.wire import Limits
 from rollout.snapshot import DEFAULT_TIERS, Arm, Snapshot, Tier, check_tiers
 from router.assignment import TooLong
 
@@ -54,6 +57,39 @@ class Settings(BaseSettings):
     )
     poll_s: float = Field(default=1.0, gt=0, description="Seconds between looks at the store.")
     flush_s: float = Field(default=0.25, gt=0, description="Seconds between reports to the store.")
+    keys_file: Path | None = Field(
+        default=None,
+        description="File of API keys, read again when it changes; without one, everybody who "
+        "reaches the gateway may do everything.",
+    )
+    open: bool = Field(
+        default=False,
+        description="Listen on an address that other machines reach although there are no keys.",
+    )
+    open_metrics: bool = Field(
+        default=False, description="Whether /metrics needs no key where keys are on."
+    )
+    head_timeout_s: float = Field(
+        default=10.0, gt=0, description="Seconds in which a request's headers must be whole."
+    )
+    body_timeout_s: float = Field(
+        default=25.0, gt=0, description="Seconds in which a request's body must be whole."
+    )
+    idle_timeout_s: float = Field(
+        default=25.0, gt=0, description="Seconds for which an idle connection is kept."
+    )
+    max_head_kb: int = Field(
+        default=32, gt=0, description="KiB that a request's URL and headers may have."
+    )
+    max_held_mb: int = Field(
+        default=512,
+        gt=0,
+        description="MiB that the bodies of unanswered requests may hold together; more is "
+        "answered 503, save for bodies up to 256 KiB.",
+    )
+    max_connections: int = Field(
+        default=4096, gt=0, description="Connections that may be open; one more is answered 503."
+    )
     max_context: int = Field(
         default=2000, gt=0, description="Vectors that a context may have; more is answered 413."
     )
@@ -97,6 +133,31 @@ class Settings(BaseSettings):
                 f"ROUTER_BACKENDS has no URL for {', '.join(missing)}, which the tier table names"
             )
         return self
+
+    @model_validator(mode="after")
+    def _guarded(self) -> Self:
+        reason = exposed(
+            self.host,
+            has_keys=self.keys_file is not None,
+            is_open=self.open,
+            what="ROUTER_KEYS_FILE, or ROUTER_OPEN=true",
+        )
+        if reason:
+            raise ValueError(reason)
+        return self
+
+    @property
+    def limits(self) -> Limits:
+        """What the server bears."""
+        return Limits(
+            head_s=self.head_timeout_s,
+            body_s=self.body_timeout_s,
+            idle_s=self.idle_timeout_s,
+            answer_s=self.timeout_s,
+            head_bytes=self.max_head_kb * KIB,
+            held_bytes=self.max_held_mb * MIB,
+            connections=self.max_connections,
+        )
 
     @property
     def start(self) -> Snapshot:

@@ -291,7 +291,10 @@ async def gateway(
         }
         chosen = Settings(**{**wanted, **settings})
         service = Service(chosen)
-        async with running(service.app) as url, httpx2.AsyncClient(base_url=url) as client:
+        async with (
+            running(service.app, service.guard) as url,
+            httpx2.AsyncClient(base_url=url) as client,
+        ):
             rig = Rig(client, phase1, phase2, chosen, service)
             try:
                 yield rig

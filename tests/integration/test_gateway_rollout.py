@@ -118,6 +118,45 @@ async def test_short_contexts_are_untouched_and_uncounted(tmp_path: Path, valkey
         assert "assigned.incumbent" not in await counts_with(valkey_url, assigned_candidate=1)
 
 
+@pytest.mark.parametrize("arm", ["phase1", "phase2"])
+async def test_an_override_wins_over_the_split_and_is_left_out_of_the_statistics(
+    tmp_path: Path, valkey_url: str, arm: str
+) -> None:
+    weight = 100 if arm == "phase1" else 0
+    async with rollout(tmp_path, valkey_url, weight=weight, shadow_sample=100) as rig:
+        response = await rig.predict(120, headers={"x-turnout-arm": arm})
+        told = response.headers
+        assert (told["x-turnout-arm"], told["x-turnout-reason"]) == (arm, "override")
+        assert told["x-turnout-stage"] == "the-stage"
+        assert await label(rig, told["x-request-id"], 100) == 202
+        assert await counts_with(valkey_url, overridden=1) == {"overridden": 1}
+        assert len(rig.phase1.seen) + len(rig.phase2.seen) == 1  # and no mirror
+
+
+async def test_an_overridden_arm_that_fails_has_no_stand_in(
+    tmp_path: Path, valkey_url: str
+) -> None:
+    async with rollout(tmp_path, valkey_url, weight=0) as rig:
+        rig.phase2.status = 500
+        response = await rig.predict(120, headers={"x-turnout-arm": "phase2"})
+        assert (response.status_code, response.headers["x-turnout-arm"]) == (502, "-")
+        assert rig.phase1.seen == []
+        assert await counts_with(valkey_url, overridden=1) == {"overridden": 1}
+
+
+async def test_a_gateway_that_is_held_refuses_an_override_to_the_candidate_alone(
+    tmp_path: Path, valkey_url: str
+) -> None:
+    async with rollout(tmp_path, valkey_url, weight=100) as rig:
+        (tmp_path / "hold-at-incumbent").touch()
+        await rig.until_metric(1, "gateway_held_at_incumbent")
+        held = await rig.predict(120, headers={"x-turnout-arm": "phase2"})
+        assert held.status_code == 409
+        assert "an operator holds this gateway at the incumbent" in held.json()["error"]
+        let = await rig.predict(120, headers={"x-turnout-arm": "phase1"})
+        assert (let.status_code, rig.phase2.seen) == (200, [])
+
+
 async def test_requests_without_their_key_are_counted_apart(
     tmp_path: Path, valkey_url: str
 ) -> None:

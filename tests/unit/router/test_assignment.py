@@ -53,6 +53,32 @@ def decided(length: int, snapshot: Snapshot, unit: str = UNIT, **options: Any) -
     return decision
 
 
+# --- overrides ----------------------------------------------------------------------------------
+
+
+@given(
+    length=st.integers(1, 1000),
+    arm=st.sampled_from(["phase1", "phase2"]),
+    weight=PERCENT,
+    scope=st.sampled_from(["long", "all"]),
+    unit=st.sampled_from(["request", "key"]),
+    mode=st.sampled_from(["shadow", "ab"]),
+)
+def test_an_override_always_wins_and_never_counts_mirrors_or_falls_back(
+    length: int, arm: str, weight: float, scope: str, unit: str, mode: str
+) -> None:
+    rollout = live(weight=weight, scope=scope, unit=unit, mode=mode, shadow_sample=100)
+    decision = decided(length, under(rollout), override=arm)
+    in_scope = scope == "all" or length > 100
+    assert decision == Decision(arm, Reason.OVERRIDE, rollout if in_scope else None)
+    assert decided(length, under(None), override=arm) == Decision(arm, Reason.OVERRIDE)
+
+
+def test_an_override_does_not_make_a_long_context_short() -> None:
+    decision = decide(501, under(None), request_id=UNIT, override="phase2", too_long="reject")
+    assert decision == Refusal(500)
+
+
 # --- buckets ------------------------------------------------------------------------------------
 
 

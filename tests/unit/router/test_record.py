@@ -69,6 +69,7 @@ def record(**changes: Any) -> Record:
         "assigned": "candidate",
         "counted": True,
         "keyless": False,
+        "overridden": False,
         "failure": None,
         "fell_back": False,
         "mirrored": False,
@@ -99,9 +100,10 @@ def test_a_failed_candidate_is_its_own_error_even_if_the_incumbent_answered() ->
     assert not [name for name in counts if "incumbent" in name]
 
 
-def test_what_is_outside_the_statistics_counts_nothing_but_its_missing_key() -> None:
+def test_what_is_outside_the_statistics_counts_nothing_but_why() -> None:
     assert counts_of(record(counted=False)) == {}
     assert counts_of(record(counted=False, keyless=True)) == {"keyless": 1}
+    assert counts_of(record(counted=False, overridden=True)) == {"overridden": 1}
 
 
 def test_two_equal_answers_agree_in_everything() -> None:

@@ -36,6 +36,8 @@ def test_settings_come_from_the_environment(
         ("ROUTER_BACKENDS", '{"phase1": "http://a"}', "no URL for phase2"),
         ("ROUTER_TOO_LONG", "maybe", "'truncate' or 'reject'"),
         ("ROUTER_POLL_S", "0", "greater than 0"),
+        ("ROUTER_HOST", "0.0.0.0", "0.0.0.0 can be reached from other machines, and no API keys"),  # noqa: S104 - what must be refused
+        ("ROUTER_HOST", "gateway.internal", "set ROUTER_KEYS_FILE, or ROUTER_OPEN=true if"),
         (
             "TURNOUT_TIERS",
             '[{"arm": "phase1", "max_length": 7, "active": false}]',
