@@ -27,6 +27,7 @@ from backends.content import KIB, MIB
 from backends.keyfile import KeyFile
 from backends.protocol import TIMEOUT_HEADER, ProtocolError, Request, read_timeout
 from backends.statistics import Statistics, Tally, totals
+from backends.viewer import add_docs
 from router import openapi
 from router.access import ARM_HEADER
 from router.edge import read_body, reading_out, while_waiting, write_refusal
@@ -87,8 +88,10 @@ class App:
             version=version,
             description=openapi.DESCRIPTION,
             lifespan=self._lifespan,
+            docs_url=None,
             redoc_url=None,
         )
+        add_docs(self.app)
         self.app.add_middleware(Gate, keys=keys, open_metrics=open_metrics, metrics=metrics)
         self.app.add_middleware(
             telemetry.RequestTelemetry,

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 from fastapi.routing import APIRoute
 from gateway_rig import PATIENCE_S, Rig, body, gateway
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 
 from backends.access import Key, Right, digest_of, new_key
 
@@ -57,6 +57,9 @@ def routes(rig: Rig) -> list[tuple[str, str]]:
     """List every route that the application has, found in the application itself."""
     found: list[tuple[str, str]] = []
     for route in rig.service.app.routes:
+        if isinstance(route, Mount) and route.path == "/docs":
+            found.append(("GET", "/docs/swagger/swagger-ui.css"))
+            continue
         assert isinstance(route, APIRoute | Route), f"{route} needs a rule here"
         path = route.path.replace("{name}", "lvm").replace("{version}", "1")
         path = re.sub(r"\{[^}]*\}", "x", path)

@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import re
 import time
 import tracemalloc
 import zlib
@@ -452,7 +453,23 @@ async def test_readiness_waits_for_every_active_backend(rig: Rig) -> None:
 
 
 async def test_the_document_of_the_api_is_served_with_its_example(rig: Rig) -> None:
-    assert (await rig.client.get("/docs")).status_code == 200
+    page = (await rig.client.get("/docs")).text
+    assert "http://" not in page
+    assert "https://" not in page
+    wanted = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert len(wanted) == 3
+    for path in wanted:
+        assert (await rig.client.get(path)).status_code == 200, path
+    document = (await rig.client.get("/openapi.json")).json()
+    tried = 0
+    for path, operations in document["paths"].items():
+        content = operations.get("post", {}).get("requestBody", {}).get("content", {})
+        example = content.get("application/json", {}).get("example")
+        if example and path != "/v1/feedback":  # whose request id is made up
+            named = path.replace("{name}", "lvm").replace("/versions/{version}", "")
+            assert (await rig.client.post(named, json=example)).status_code == 200, path
+            tried += 1
+    assert tried == 3
     document = (await rig.client.get("/openapi.json")).json()
     operation = document["paths"]["/v1/predict"]["post"]
     example = operation["requestBody"]["content"]["application/json"]["example"]
