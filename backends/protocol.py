@@ -267,7 +267,7 @@ class Message:
 
 
 def write_request(request: Request) -> Message:
-    """Write a request in the binary form, all outputs binary: what a gateway sends a backend."""
+    """Write a request in the binary form, all outputs binary."""
     tensor = np.ascontiguousarray(request.context, dtype="<f4").tobytes()
     head = orjson.dumps(
         {
@@ -276,6 +276,7 @@ def write_request(request: Request) -> Message:
                 "binary_data_output": True,
                 "top_k": request.top_k,
                 "exclude_context": request.exclude_context,
+                **({"key": request.key} if request.key is not None else {}),
             },
             "inputs": [
                 {

@@ -20,6 +20,7 @@ from backends.training.verbs.corpus import corpus as corpus_commands
 from backends.training.verbs.evaluate import evaluate
 from backends.training.verbs.train import train
 from deploy import local
+from deploy.ask import feedback, predict
 from deploy.board import Board
 from deploy.children import Child, StartError
 from deploy.keys import app as key_commands
@@ -46,6 +47,8 @@ app.add_typer(corpus_commands, name="corpus")
 app.add_typer(key_commands, name="key")
 app.command("train")(train)
 app.command("evaluate")(evaluate)
+app.command("predict")(predict)
+app.command("feedback")(feedback)
 
 StateDir = Annotated[
     Path | None,
@@ -155,7 +158,7 @@ def _say_ready(layout: local.Layout, console: Console) -> None:
         )
     console.print("\nIn another terminal, try next:\n")
     for command in (
-        f"turnout example 300 | curl -s {layout.gateway_url}/v1/predict --json @- | tail -c 80",
+        f"turnout example 300 | turnout predict -{_gateway_option(layout)} --top-k 3",
         "turnout rollout plan > plan.yaml    # four stages of seven days: shorten it to try it",
         f"turnout rollout start{options} plan.yaml",
     ):
@@ -190,6 +193,13 @@ def _options(layout: local.Layout) -> str:
     if layout.controller_url == usual.controller_url:
         return ""
     return f" --url {shlex.quote(layout.controller_url)}"
+
+
+def _gateway_option(layout: local.Layout) -> str:
+    usual = local.Layout(state_dir=layout.state_dir)
+    if layout.gateway_url == usual.gateway_url:
+        return ""
+    return f" --url {shlex.quote(layout.gateway_url)}"
 
 
 @app.command()

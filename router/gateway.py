@@ -107,7 +107,7 @@ class Gateway:
         snapshot = self._snapshots.current
         decision = self._decide(request, admission, snapshot, override)
         limit_s = self._timeout_s if timeout_s is None else min(timeout_s, self._timeout_s)
-        asked = replace(request, id=None, top_k=max(request.top_k, KEPT_NEIGHBORS))
+        asked = replace(request, id=None, key=None, top_k=max(request.top_k, KEPT_NEIGHBORS))
         copy = self._start_copy(asked, admission, decision)
         settled: Settled | None = None
         tried: list[Attempt] = []

@@ -23,7 +23,9 @@ def test_every_import_rule_of_the_house_is_kept() -> None:
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("contract", ["backends.protocol", "rollout.snapshot", "router.assignment"])
+@pytest.mark.parametrize(
+    "contract", ["backends.protocol", "rollout.snapshot", "router.assignment", "router.client"]
+)
 def test_reading_a_contract_loads_neither_torch_nor_a_server(contract: str) -> None:
     code = f"import sys, {contract}; print(sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
