@@ -136,6 +136,7 @@ class StubBackend:
     left: int = 0
     seen: list[dict[str, str]] = field(default_factory=list)
     top_k: list[int] = field(default_factory=list)
+    keys: list[str | None] = field(default_factory=list)
 
     def reset(self) -> None:
         """Be well again, and forget."""
@@ -179,6 +180,7 @@ class StubBackend:
             await request.body(), request.headers.get(HEADER_LENGTH), max_length=5000
         )
         self.top_k.append(question.top_k)
+        self.keys.append(question.key)
         if self.hold and not await self._held(request, self.hold):
             return Response()
         if self.cut:

@@ -100,6 +100,11 @@ async def test_the_servers_request_id_is_its_own_and_travels_to_the_backend(rig:
     assert "x-turnout-shadow" not in rig.phase1.seen[0]
 
 
+async def test_a_routing_key_is_the_gateways_affair_and_stays_there(rig: Rig) -> None:
+    assert (await rig.predict(key="user-7")).status_code == 200
+    assert rig.phase1.keys == [None]
+
+
 async def test_a_clients_own_id_is_echoed(rig: Rig) -> None:
     response = await rig.predict(id="mine")
     assert response.json()["id"] == "mine"

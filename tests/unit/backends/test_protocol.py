@@ -226,13 +226,13 @@ def test_a_raw_body_is_one_tensor_and_wants_binary_outputs() -> None:
     assert request.binary_outputs == frozenset(OUTPUTS)
 
 
-def test_what_a_gateway_writes_a_backend_reads() -> None:
-    request = Request(VECTORS, id="x", key="unsaid", top_k=7, exclude_context=False)
+def test_a_request_that_is_written_reads_back() -> None:
+    request = Request(VECTORS, id="x", key="said", top_k=7, exclude_context=False)
     found = read(write_request(request))
     np.testing.assert_array_equal(found.context, VECTORS)
-    assert (found.id, found.top_k, found.exclude_context) == ("x", 7, False)
+    assert (found.id, found.key) == ("x", "said")
+    assert (found.top_k, found.exclude_context) == (7, False)
     assert found.binary_outputs == frozenset(OUTPUTS)
-    assert found.key is None  # routing is the gateway's affair
 
 
 def infer_document(**changes: Any) -> bytes:
