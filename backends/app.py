@@ -25,7 +25,7 @@ from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from backends import content, metadata, protocol, telemetry
+from backends import content, idruns, metadata, protocol, telemetry
 from backends.content import MIB
 from backends.errors import (
     BackendError,
@@ -33,8 +33,10 @@ from backends.errors import (
     ClientLeftError,
     LoadError,
     NotReadyError,
+    ScatteredIdsError,
     UnknownModelError,
 )
+from backends.idruns import MAX_RUNS
 from backends.metrics import Metrics
 from backends.predictor import Predictor
 from backends.protocol import Prediction, ProtocolError, Request
@@ -109,6 +111,7 @@ class ModelServer:
                 ("GET", f"{path}/stats", self.stats),
                 ("POST", f"{path}/infer", self.infer),
                 ("POST", f"{path}/lookup", self.lookup),
+                ("GET", f"{path}/ids", self.ids),
             ]
         for method, path, endpoint in routes:
             self.app.add_api_route(path, endpoint, methods=[method], response_model=None)
@@ -206,6 +209,19 @@ class ModelServer:
         vector = await self._read(request, protocol.read_lookup)
         identity = {"checkpoint": predictor.checkpoint, "bank": predictor.bank.identity}
         return JSONResponse({"id": predictor.bank.find(vector), **identity})
+
+    async def ids(self, request: HttpRequest) -> Response:
+        """List the bank's ids, as `backends/idruns.py` writes them; 404 where they are too many."""
+        self._check_path(request)
+        bank = self._predictor().bank
+        loop = asyncio.get_running_loop()
+        runs = await loop.run_in_executor(self._reader, bank.runs)
+        if runs.first.size > MAX_RUNS:
+            raise ScatteredIdsError(
+                f"the bank's ids are {runs.first.size} runs of numbers: more than {MAX_RUNS} are "
+                "not listed"
+            )
+        return Response(runs.write(), media_type=idruns.MEDIA_TYPE)
 
     # --- bodies ---------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from backends import bankfile, bankindex
 from backends.bankfile import Vectors, anew, blocks
 from backends.bankindex import Index, Kind, Rows
+from backends.idruns import IdRuns
 from backends.protocol import DIMENSION, Floats, Ids
 
 _MULTIPLIERS: Final = np.random.default_rng(0).integers(
@@ -87,6 +88,10 @@ class Bank:
         """Return the id of the row that equals `vector` [768] exactly; of several, the first."""
         rows = self.lookup.find(vector[np.newaxis])
         return int(self.ids[rows[0]]) if rows.size else None
+
+    def runs(self) -> IdRuns:
+        """List the ids, as runs of neighbouring numbers."""
+        return IdRuns.of(self.ids[self.by_id])
 
     def has(self, id_: int) -> bool:
         """Whether a vector of the bank has this id."""

@@ -74,6 +74,13 @@ class UnknownModelError(BackendError):
     kind = "unknown_model"
 
 
+class ScatteredIdsError(BackendError):
+    """The bank's ids make a list that is too long to give."""
+
+    status = 404
+    kind = "scattered_ids"
+
+
 class BodyTooLargeError(BackendError):
     """The request's body is longer than the server reads."""
 

@@ -25,6 +25,7 @@ from backends.wire import Guard
 from rollout.feed import Feed, FeedUnavailable
 from rollout.snapshot import Heartbeat
 from router.app import App
+from router.bankids import BankIds
 from router.feedback import Feedback
 from router.gateway import Gateway
 from router.ids import RANDOM_BYTES, request_id
@@ -74,12 +75,14 @@ class Service:
             metrics,
             timeout_s=settings.mirror_timeout_s,
         )
+        self._bank_ids = BankIds(self._upstream, self._snapshots)
         self._feedback = Feedback(
             self._feed,
             self._upstream,
             self._snapshots,
             self._observer,
             metrics,
+            bank_ids=self._bank_ids,
             label_window_s=settings.label_window_s,
             pending_delay_s=settings.timeout_s + settings.mirror_timeout_s,
         )
@@ -123,6 +126,7 @@ class Service:
                 lambda: self._snapshots.listen(settings.poll_s),
                 lambda: self._observer.run(settings.flush_s),
                 self._feedback.run,
+                self._bank_ids.run,
                 self._beat,
             ]
         tasks = [asyncio.create_task(_keep_running(one)) for one in work]

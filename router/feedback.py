@@ -24,6 +24,7 @@ import structlog
 from backends.protocol import Floats, ProtocolError, read_lookup
 from rollout.feed import Feed, FeedUnavailable
 from rollout.snapshot import LabelOutcome
+from router.bankids import BankIds
 from router.errors import (
     BadRequestError,
     BusyError,
@@ -67,6 +68,7 @@ class Feedback:
         observer: Observer,
         metrics: Metrics,
         *,
+        bank_ids: BankIds,
         label_window_s: float,
         pending_delay_s: float,
         clock: Callable[[], float] = time.time,
@@ -76,6 +78,7 @@ class Feedback:
         self._snapshots = snapshots
         self._observer = observer
         self._metrics = metrics
+        self._bank_ids = bank_ids
         self._label_window_s = label_window_s
         self._grace_s = GRACE_S + pending_delay_s
         self._clock = clock
@@ -92,7 +95,7 @@ class Feedback:
         name, target = read_feedback(body)
         try:
             age = self._age(name)
-            label = target if isinstance(target, int) else await self._resolve(target)
+            label = await self._resolve(target)
             async with self._lanes[hash(name) % LANES]:
                 await self._count(name, label, age)
         except RouterError as error:
@@ -133,8 +136,12 @@ class Feedback:
             )
         return now - admitted
 
-    async def _resolve(self, target: Floats) -> int:
-        """Find the id of the vector that is the truth, in the bank of the first active tier."""
+    async def _resolve(self, target: int | Floats) -> int:
+        """Check an id, or find that of a vector in the bank of the first active tier."""
+        if isinstance(target, int):
+            if self._bank_ids.lacks(target):
+                raise BadRequestError(f"target_id {target} is no id of the bank")
+            return target
         tiers = self._snapshots.current.tiers
         for arm in [tier.arm for tier in tiers if tier.active]:
             try:

@@ -23,6 +23,7 @@ import orjson
 from prometheus_client import Histogram
 
 from backends import protocol, tracing
+from backends.idruns import IdRuns
 from backends.protocol import TIMEOUT_HEADER, Floats, Prediction, ProtocolError, Request
 from router.errors import (
     RefusedError,
@@ -37,6 +38,7 @@ from router.record import Attempt
 CLIENT_FAULTS: Final = frozenset({400, 413, 422})
 """What a backend may say about a request. Other 4xx (404, 415, 429) are not the client's fault."""
 PROBE_S: Final = 2.0
+LIST_S: Final = 10.0
 _MODEL: Final = f"/v2/models/{protocol.MODEL}"
 _OK: Final = 200
 
@@ -146,6 +148,14 @@ class Upstream:
         if found is not None and (isinstance(found, bool) or not isinstance(found, int)):
             raise UpstreamInvalidError(f"the {arm} backend's lookup gave {found!r} for an id")
         return found
+
+    async def ids(self, arm: str, *, timeout_s: float = LIST_S) -> IdRuns:
+        """List the ids of the arm's bank. Raises UpstreamError, also where it lists none."""
+        response = await self._send(arm, "GET", f"{_MODEL}/ids", timeout_s=timeout_s)
+        try:
+            return IdRuns.read(response.content)
+        except ValueError as error:
+            raise UpstreamInvalidError(f"the {arm} backend lists no ids: {error}") from error
 
     async def ready(self, arm: str) -> bool:
         """Whether the arm says that it can answer, within two seconds."""

@@ -26,6 +26,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from backends import wire
+from backends.idruns import IdRuns
 from backends.metadata import model_metadata
 from backends.protocol import (
     DIMENSION,
@@ -133,6 +134,9 @@ class StubBackend:
     cut: bool = False
     hold: asyncio.Event | None = None
     bank: dict[int, int] = field(default_factory=dict)
+    listed: tuple[int, ...] | None = None
+    """The ids that its bank says it has; None for a backend that lists none."""
+    bank_name: str = "a-bank"
     left: int = 0
     seen: list[dict[str, str]] = field(default_factory=list)
     top_k: list[int] = field(default_factory=list)
@@ -148,6 +152,7 @@ class StubBackend:
             routes=[
                 Route("/v2/health/ready", self._ready),
                 Route("/v2/models/lvm", self._model),
+                Route("/v2/models/lvm/ids", self._ids),
                 Route("/v2/models/lvm/infer", self._infer, methods=["POST"]),
                 Route("/v2/models/lvm/lookup", self._lookup, methods=["POST"]),
             ]
@@ -157,8 +162,13 @@ class StubBackend:
         return JSONResponse({"ready": self.ready}, 200 if self.ready else 503)
 
     async def _model(self, _: Request) -> Response:
-        identity = {"checkpoint": f"{self.arm}-checkpoint", "bank": "a-bank"}
+        identity = {"checkpoint": f"{self.arm}-checkpoint", "bank": self.bank_name}
         return JSONResponse(model_metadata([version_of(identity["checkpoint"])], identity))
+
+    async def _ids(self, _: Request) -> Response:
+        if self.listed is None:
+            return JSONResponse({"error": "no list"}, 404)
+        return Response(IdRuns.of(np.array(self.listed, np.int64)).write())
 
     async def _held(self, request: Request, hold: asyncio.Event) -> bool:
         """Wait until the test lets the answer go; False when the asker left before."""

@@ -716,3 +716,40 @@ async def test_a_gateway_that_ends_sends_its_last_batch(tmp_path: Path, valkey_u
             assert (await rig.client.post("/v1/predict", json=body(150))).status_code == 200
         assert await counts(valkey_url) == {}
     assert (await counts(valkey_url))["assigned.candidate"] == 3
+
+
+# --- which ids the bank has ---------------------------------------------------------------------
+
+
+async def test_feedback_about_an_id_that_the_bank_lacks_is_refused_without_asking_a_backend(
+    tmp_path: Path, valkey_url: str
+) -> None:
+    async with rollout(tmp_path, valkey_url, weight=100) as rig:
+        name = (await rig.predict(120)).headers["x-request-id"]
+        rig.phase1.listed = (100, 101, 105)
+        await rig.service._bank_ids.refresh()
+        rig.phase1.hold = rig.phase2.hold = asyncio.Event()  # no backend answers a prediction now
+        for lacking in (99, 102, -1, 2**62):
+            assert await label(rig, name, lacking) == 400
+        assert await label(rig, name, 105) == 202
+        assert await label(rig, name, 100) == 409
+        found = await counts_with(valkey_url, labels_candidate=1)
+        assert found["labels.candidate"] == 1
+
+
+async def test_another_bank_is_noticed_and_what_is_not_known_is_not_refused(
+    tmp_path: Path, valkey_url: str
+) -> None:
+    async with rollout(tmp_path, valkey_url, weight=0) as rig:
+        names = [(await rig.predict(20)).headers["x-request-id"] for _ in range(3)]
+        ids = rig.service._bank_ids
+        assert await label(rig, names[0], 5) == 202  # this backend lists no ids
+        rig.phase1.listed = (7,)
+        await ids.refresh()
+        assert await label(rig, names[1], 5) == 400
+        rig.phase1.listed, rig.phase1.bank_name = (5,), "another"
+        await ids.refresh()
+        assert await label(rig, names[1], 5) == 202
+        rig.phase1.listed, rig.phase1.bank_name = None, "a third"
+        await ids.refresh()
+        assert await label(rig, names[2], 123) == 202

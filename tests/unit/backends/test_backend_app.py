@@ -16,6 +16,7 @@ from backends.app import LONG_BODY, ModelServer
 from backends.engine.torch_cpu import TorchEngine
 from backends.errors import BankError
 from backends.predictor import Predictor
+from backends.idruns import IdRuns
 from backends.protocol import HEADER_LENGTH, OUTPUTS, Request, read_answer, write_request
 
 INFER = "/v2/models/lvm/infer"
@@ -105,6 +106,17 @@ def test_a_lookup_names_the_id_of_an_exact_vector_or_null(client: TestClient) ->
         assert found.json() == {"id": 1007, **IDENTITY}
         other = client.post(path, json={"vector": (-BANK[7]).tolist()})
         assert other.json() == {"id": None, **IDENTITY}
+
+
+def test_the_banks_ids_are_listed_as_runs(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = client.get("/v2/models/lvm/ids")
+    assert repr(IdRuns.read(listed.content)) == "<IdRuns of 40 ids in 1 runs>"
+    monkeypatch.setattr("backends.app.MAX_RUNS", 0)
+    refused = client.get("/v2/models/lvm/ids")
+    assert refused.status_code == 404
+    assert "1 runs of numbers: more than 0 are not listed" in refused.json()["error"]
 
 
 def test_health_and_metadata_say_what_this_is(client: TestClient) -> None:

@@ -155,6 +155,11 @@ def test_what_is_no_npy_is_refused(tmp_path: Path) -> None:
         load(path)
 
 
+def test_its_runs_are_its_ids() -> None:
+    held = build(context(4), np.array([7, 3, 4, 5], np.int64), "x")
+    assert repr(held.runs()) == "<IdRuns of 4 ids in 2 runs>"
+
+
 def test_it_knows_which_ids_it_has() -> None:
     held = bank(VECTORS)
     assert held.has(1000)
