@@ -15,8 +15,8 @@ from starlette.testclient import TestClient
 from backends.app import LONG_BODY, ModelServer
 from backends.engine.torch_cpu import TorchEngine
 from backends.errors import BankError
-from backends.predictor import Predictor
 from backends.idruns import IdRuns
+from backends.predictor import Predictor
 from backends.protocol import HEADER_LENGTH, OUTPUTS, Request, read_answer, write_request
 
 INFER = "/v2/models/lvm/infer"
