@@ -54,6 +54,7 @@ BUCKETS_S: Final = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
     *(1.0, 2.5, 5.0, 10.0, 30.0),
 )
+WAIT_BUCKETS_S: Final = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5)
 DRAIN_S: Final = 10
 BACKLOG: Final = 2048
 MAX_FILES: Final = 65_536
@@ -181,6 +182,12 @@ class RequestTelemetry:
             buckets=BUCKETS_S,
             registry=registry,
         )
+        self.wait = Histogram(
+            "http_request_wait_seconds",
+            "From a request's headers to its handler: what the process was busy with otherwise",
+            buckets=WAIT_BUCKETS_S,
+            registry=registry,
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI scope; other kinds than HTTP pass untouched."""
@@ -193,6 +200,8 @@ class RequestTelemetry:
         method = scope["method"] if scope["method"] in METHODS else "other"
         began = time.perf_counter()
         status = 0
+        if wire.ARRIVED in scope["state"]:
+            self.wait.observe(max(0.0, time.monotonic() - scope["state"][wire.ARRIVED]))
 
         async def send_named(message: Message) -> None:
             nonlocal status

@@ -451,6 +451,15 @@ async def test_a_deadline_in_the_body_is_in_microseconds_and_holds(rig: Rig) -> 
     assert response.status_code == 504
 
 
+async def test_the_time_that_requests_wait_for_their_handlers_is_measured(rig: Rig) -> None:
+    before = await rig.metric("http_request_wait_seconds_count")
+    for _ in range(3):
+        await rig.predict()
+    after = await rig.metric("http_request_wait_seconds_count")
+    assert after - before == 4  # and the first look at the metrics
+    assert 0 < await rig.metric("http_request_wait_seconds_sum") < 10
+
+
 async def test_readiness_waits_for_every_active_backend(rig: Rig) -> None:
     rig.phase2.ready = False
     response = await rig.client.get("/v2/health/ready")
