@@ -32,7 +32,7 @@ test: $(VENV)/.test ## the suite to run at every change: unit, integration, end 
 test-browser: $(VENV)/.test ## the report in headless Chromium (Debian: chromium, chromium-driver)
 	$(BIN)/python -m pytest -m browser
 
-test-faults: $(VENV)/.training ## kill -9 in the middle of building and training, and go on
+test-faults: $(VENV)/.training ## real faults on real processes: kills, hostile and slow clients
 	$(BIN)/python -m pytest tests/faults
 
 test-clients: $(VENV)/.run $(CLIENTS)/.made ## Triton's and KServe's own clients, in their own environment

@@ -55,6 +55,7 @@ BUCKETS_S: Final = (
     *(1.0, 2.5, 5.0, 10.0, 30.0),
 )
 WAIT_BUCKETS_S: Final = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5)
+METHOD_NOT_ALLOWED: Final = 405
 DRAIN_S: Final = 10
 BACKLOG: Final = 2048
 MAX_FILES: Final = 65_536
@@ -223,7 +224,8 @@ class RequestTelemetry:
                 error = {"error": f"internal error; the log has it under request id {request_id}"}
                 await JSONResponse(error, 500)(scope, receive, send_named)
             finally:
-                route = route_of(scope)
+                # A method that a route has not is nobody's route: of those, clients make up many.
+                route = "other" if status == METHOD_NOT_ALLOWED else route_of(scope)
                 # No status means that the client left, or the server cancelled the request.
                 self.duration.labels(route, method, str(status or "none")).observe(
                     time.perf_counter() - began

@@ -90,6 +90,7 @@ class App:
             lifespan=self._lifespan,
             docs_url=None,
             redoc_url=None,
+            redirect_slashes=False,  # a Location would repeat whatever Host the client sent
         )
         add_docs(self.app)
         self.app.add_middleware(Gate, keys=keys, open_metrics=open_metrics, metrics=metrics)

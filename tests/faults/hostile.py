@@ -96,9 +96,10 @@ async def connected(
 
 
 async def answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], bytes]:
-    """Read one answer: status, headers, body."""
+    """Read one answer, to anything but HEAD: status, headers, body."""
     async with asyncio.timeout(CLOSED_S):
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         headers = dict(line.split(": ", 1) for line in head[1:-2])
+        assert headers.get("transfer-encoding") != "chunked", "every answer tells its length"
         body = await reader.readexactly(int(headers.get("content-length", "0")))
     return int(head[0].split()[1]), headers, body

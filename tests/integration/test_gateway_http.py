@@ -100,6 +100,34 @@ async def test_the_servers_request_id_is_its_own_and_travels_to_the_backend(rig:
     assert "x-turnout-shadow" not in rig.phase1.seen[0]
 
 
+async def test_nothing_that_concerns_one_connection_or_one_client_travels_on(rig: Rig) -> None:
+    sent = {
+        "connection": "keep-alive, x-hop",
+        "x-hop": "1",
+        "keep-alive": "timeout=9",
+        "te": "trailers",
+        "trailer": "x-later",
+        "proxy-authorization": "Basic eDp5",
+        "authorization": "Bearer secret",
+        "cookie": "a=b",
+        "x-forwarded-for": "10.0.0.1",
+        "x-turnout-shadow": "1",
+        "x-turnout-arm": "phase1",
+    }
+    response = await rig.predict(headers=sent)
+    assert response.status_code == 200
+    (seen,) = rig.phase1.seen
+    assert set(seen) & set(sent) <= {"connection"}
+    assert seen.get("connection", "keep-alive") == "keep-alive"
+    assert set(response.headers) & (set(sent) - {"x-turnout-arm"}) == set()
+
+
+@pytest.mark.parametrize("path", ["/docs/", "/v1/predict/", "/v2/"])
+async def test_no_answer_redirects_to_the_host_that_a_client_names(rig: Rig, path: str) -> None:
+    response = await rig.client.get(path, headers={"host": "elsewhere.example"})
+    assert (response.status_code, response.headers.get("location")) == (404, None)
+
+
 async def test_a_routing_key_is_the_gateways_affair_and_stays_there(rig: Rig) -> None:
     assert (await rig.predict(key="user-7")).status_code == 200
     assert rig.phase1.keys == [None]

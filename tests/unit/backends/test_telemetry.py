@@ -142,7 +142,7 @@ def test_metrics_name_the_route_and_never_the_path(client: TestClient) -> None:
     assert f'{name}{{method="GET",route="/named/{{x}}",status="200"}} 2.0' in text
     assert f'{name}{{method="GET",route="other",status="404"}} 1.0' in text
     assert f'{name}{{method="GET",route="/broken",status="500"}} 1.0' in text
-    assert 'method="other"' in text
+    assert f'{name}{{method="other",route="other",status="405"}} 1.0' in text
     assert "secret" not in text
     assert "process_resident_memory_bytes" in text
 
