@@ -6,6 +6,7 @@
 PYTHON ?= python3
 VENV := .venv
 RIVAL := .venv-rival
+GATEWAYS := .venv-gateways
 BIN := $(VENV)/bin
 # The clients of others pin what the product pins otherwise (pandas, kubernetes, httpx).
 CLIENTS := .venv-clients
@@ -18,7 +19,7 @@ LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --no-
 	--quiet --custom-compile-command "make lock" --upgrade
 
 .PHONY: help demo test test-browser test-faults test-clients check bench-backends \
-	bench-rival-env lock clean
+	bench-rival-env bench-gateway-env bench-clients lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -45,9 +46,16 @@ check: $(VENV)/.test ## format, lint and types
 	$(BIN)/mypy
 
 bench-backends: $(VENV)/.test ## our engines beside plain torch and a rival; more with BENCH="--help"
-	$(BIN)/python tests/bench/backends/bench_backends.py --rival $(RIVAL) $(BENCH)
+	PYTHONPATH=tests/bench/common $(BIN)/python tests/bench/backends/bench_backends.py \
+		--rival $(RIVAL) $(BENCH)
 
 bench-rival-env: $(RIVAL)/.done ## install that rival (MLServer, 1.3 GB) in an environment of its own
+
+bench-clients: $(VENV)/.test ## HTTP clients to reach backends with (docs/adr/0010)
+	PYTHONPATH=tests/bench/common $(BIN)/python tests/bench/gateway/bench_clients.py \
+		--others $(GATEWAYS) $(BENCH)
+
+bench-gateway-env: $(GATEWAYS)/.done ## install those (Envoy, LiteLLM) in an environment of their own
 
 lock: ## resolve the dependencies anew (needs uv)
 	$(LOCK) pyproject.toml --output-file requirements/run.txt
@@ -57,9 +65,10 @@ lock: ## resolve the dependencies anew (needs uv)
 		--output-file requirements/training.txt
 	$(LOCK) requirements/clients.in --output-file requirements/clients.txt
 	$(LOCK) requirements/bench-rival.in --output-file requirements/bench-rival.txt
+	$(LOCK) requirements/bench-gateway.in --output-file requirements/bench-gateway.txt
 
 clean: ## remove what make made
-	rm -rf $(VENV) $(CLIENTS) $(RIVAL) demo-report
+	rm -rf $(VENV) $(CLIENTS) $(RIVAL) $(GATEWAYS) demo-report
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
@@ -92,4 +101,10 @@ $(RIVAL)/.done: requirements/bench-rival.txt
 	$(RIVAL)/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH_FROM) $(TORCH)
 	$(RIVAL)/bin/python -m pip install --quiet --disable-pip-version-check \
 		--require-hashes -r requirements/bench-rival.txt
+	@touch $@
+
+$(GATEWAYS)/.done: requirements/bench-gateway.txt
+	$(PYTHON) -m venv $(GATEWAYS)
+	$(GATEWAYS)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--require-hashes -r requirements/bench-gateway.txt
 	@touch $@

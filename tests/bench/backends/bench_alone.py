@@ -2,13 +2,13 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import count
-from typing import Final, TypeVar
+from typing import Final
 
 from bench_figures import NOTHING, Asked, Figure, Section
 from bench_processes import Contestant
-from bench_statistics import median, paired_ratio
+from bench_statistics import median, paired_ratio, rounds
 
 LENGTHS: Final = (100, 500)
 GROWN_LENGTHS: Final = (50, 100, 200, 350, 500)
@@ -16,15 +16,7 @@ FIRST_GROWN_DRAW: Final = 3000
 SETTLE_S: Final = 0.01
 """Between turns: an OpenMP thread spins for a few milliseconds after its work."""
 
-T = TypeVar("T")
 Times = dict[str, list[float]]
-
-
-def rounds(parties: Sequence[T], number: int) -> Iterator[list[T]]:
-    """Give everybody a turn in every round; each round begins with another one."""
-    for start in range(number):
-        first = start % len(parties)
-        yield [*parties[first:], *parties[:first]]
 
 
 def one_request(contestants: Sequence[Contestant], number: int) -> Section:

@@ -4,6 +4,7 @@ Closed loops: a connection sends its next request when it has the answer to the 
 number of connections is the number of requests under way.
 """
 
+import base64
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -11,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from bench_processes import Server
-from bench_wire import Answer, Connection, Posted, WireError
+from bench_process import Server
+from bench_wire import Answer, Connection, Posted, WireError, posted
 
 from backends.protocol import Floats
 
@@ -102,3 +103,10 @@ def rival_facts(answer: Answer) -> dict[str, Any]:
     """Read what the rival says about the batch that an answer was in."""
     facts: dict[str, Any] = orjson.loads(answer.body)["parameters"]
     return facts
+
+
+def rival_request(context: Floats) -> Posted:
+    """Ask the rival: JSON with the context as one base64 text (see `rival/rival_runtime.py`)."""
+    text = base64.b64encode(context.astype("<f4").tobytes()).decode()
+    tensor = {"name": "CONTEXT", "shape": [1, 1], "datatype": "BYTES", "data": [text]}
+    return posted(orjson.dumps({"inputs": [tensor]}), {"content-type": "application/json"})

@@ -7,11 +7,11 @@ from itertools import count
 from typing import Final
 
 from bench_adapter import WORK_SECONDS
-from bench_alone import GROWN_LENGTHS, SETTLE_S, rounds
+from bench_alone import GROWN_LENGTHS, SETTLE_S
 from bench_contexts import short_and_distinct, window
 from bench_figures import NOTHING, Asked, Figure, Section, single
 from bench_load import Party, rival_facts, steadily
-from bench_statistics import line, median
+from bench_statistics import line, median, rounds
 from bench_wire import Connection
 
 from backends.protocol import Floats

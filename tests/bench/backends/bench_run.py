@@ -21,9 +21,10 @@ from bench_adapter import Spec, weights_of
 from bench_agreement import CONTINUED_FILE, SCRATCH_FILE, Agreement, compare, reference
 from bench_contexts import LONGEST, window
 from bench_figures import NOTHING, Asked, Figure, Section, single
-from bench_load import Party
-from bench_processes import BenchError, Contestant, our_server, rival_server
-from bench_wire import binary_request, rival_request
+from bench_load import Party, rival_request
+from bench_process import BenchError
+from bench_processes import Contestant, our_server, rival_server
+from bench_wire import binary_request
 
 from backends.protocol import HEADER_LENGTH, Floats, read_answer
 

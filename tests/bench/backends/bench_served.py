@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Final
 
 from bench_adapter import PADDED_STEPS, STEPS
-from bench_alone import SETTLE_S, rounds
+from bench_alone import SETTLE_S
 from bench_contexts import LONGEST, SHORT, mixed_lengths, window
 from bench_figures import NOTHING, Asked, Figure, Section, single
 from bench_load import Party, Timed, at_once, rival_facts, steadily
 from bench_processes import Contestant
-from bench_statistics import median, paired_ratio, quantile, tail_ratio
+from bench_statistics import median, paired_ratio, quantile, rounds, tail_ratio
 
 VOLLEY: Final = 16
 CONNECTIONS: Final = 16

@@ -1,17 +1,15 @@
-"""The client of the bench: HTTP/1.1 over blocking sockets, with next to no cost of its own.
+"""The client of the benches: HTTP/1.1 over blocking sockets, with next to no cost of its own.
 
 A request's bytes are made before the clock starts; an exchange is `sendmsg` and `recv_into`, which
 let other threads run. A general client would cost more than the server's whole overhead allows.
 """
 
-import base64
 import socket
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
-
-import orjson
 
 from backends.protocol import MODEL, Floats, Request, write_request
 
@@ -45,18 +43,12 @@ class WireError(Exception):
 def binary_request(context: Floats) -> Posted:
     """Ask our model server: the protocol's binary form, float32 [n, 768]."""
     message = write_request(Request(context))
-    return _posted(message.body, dict(message.headers))
+    return posted(message.body, message.headers)
 
 
-def rival_request(context: Floats) -> Posted:
-    """Ask the rival: JSON with the context as one base64 text (see `rival/rival_runtime.py`)."""
-    text = base64.b64encode(context.astype("<f4").tobytes()).decode()
-    tensor = {"name": "CONTEXT", "shape": [1, 1], "datatype": "BYTES", "data": [text]}
-    return _posted(orjson.dumps({"inputs": [tensor]}), {"content-type": "application/json"})
-
-
-def _posted(body: bytes, headers: dict[str, str]) -> Posted:
-    lines = [f"POST {PATH} HTTP/1.1", "host: bench", f"content-length: {len(body)}"]
+def posted(body: bytes, headers: Mapping[str, str], path: str = PATH) -> Posted:
+    """Write a request's head."""
+    lines = [f"POST {path} HTTP/1.1", "host: bench", f"content-length: {len(body)}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     return Posted("\r\n".join([*lines, "", ""]).encode(), body)
 
@@ -74,15 +66,19 @@ class Connection:
     def __exit__(
         self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close it."""
         self._socket.close()
 
-    def post(self, posted: Posted) -> Answer:
+    def post(self, request: Posted) -> Answer:
         """Exchange one request for its answer. Raises WireError unless the status is 200."""
         began = time.perf_counter()
-        sent = self._socket.sendmsg([posted.head, posted.body])
-        rest = sent - len(posted.head)
-        if rest < len(posted.body):
-            self._socket.sendall(memoryview(posted.body)[rest:])
+        sent = self._socket.sendmsg([request.head, request.body])
+        rest = sent - len(request.head)
+        if rest < len(request.body):
+            self._socket.sendall(memoryview(request.body)[rest:])
         answer = self._receive(began)
         if answer.status != 200:
             raise WireError(f"{answer.status}: {answer.body[:300].decode(errors='replace')}")

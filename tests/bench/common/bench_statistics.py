@@ -5,9 +5,9 @@ so that what slows the machine for a while slows both. Its spread is the 90 % pe
 of the median over bootstrap resamples of the pairs (Efron and Tibshirani 1993, chapter 13).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ LOW, HIGH = 5.0, 95.0
 SEED: Final = 1
 
 Numbers = NDArray[np.float64]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,13 @@ def line(x: Sequence[float], y: Sequence[float]) -> Line:
         for value, drawn in zip(fitted, resampled, strict=True)
     )
     return Line(intercept, slope)
+
+
+def rounds(parties: Sequence[T], number: int) -> Iterator[list[T]]:
+    """Give everybody a turn in every round; each round begins with another one."""
+    for start in range(number):
+        first = start % len(parties)
+        yield [*parties[first:], *parties[:first]]
 
 
 def _bootstrap(values: Numbers, figure: Callable[[Numbers], Numbers]) -> Spread:

@@ -18,7 +18,8 @@ BAR_INCHES: Final = 0.34
 
 def show(console: Console, section: Section) -> None:
     """Print a section as a table, and its notes."""
-    table = Table(title=f"{section.number}. {section.title}", title_justify="left")
+    title = f"{section.number}. {section.title}"
+    table = Table(title=title, title_justify="left")
     for name in ("who", "what"):
         table.add_column(name)
     for name in ("figure", "90 % interval", "n"):
@@ -27,7 +28,7 @@ def show(console: Console, section: Section) -> None:
         table.add_column(name)
     for figure in section.figures:
         table.add_row(*_row(figure), style="bold" if figure.unit == "x" else "")
-    console.print(table)
+    console.print(table if section.figures else title)
     for note in section.notes:
         console.print(f"   {note}")
     if section.others_cpu > BUSY_PERCENT:
