@@ -39,7 +39,17 @@ from backends.jsonbody import (
     refuse_unknown,
     shown,
 )
-from backends.jsonrows import Body, is_batched, parse_body, read_numbers, read_rows
+from backends.jsonrows import (
+    Body,
+    Steps,
+    in_one_go,
+    is_batched,
+    parse_body,
+    read_numbers,
+    read_numbers_stepwise,
+    read_rows,
+    read_rows_stepwise,
+)
 
 __all__ = [
     "DATATYPES",
@@ -58,7 +68,17 @@ __all__ = [
     "Prediction",
     "ProtocolError",
     "Request",
+    "Shape",
+    "Terms",
+    "infer_terms",
+    "json_length",
+    "parse_infer",
+    "parse_predict",
+    "predict_terms",
+    "raw_terms",
     "read_answer",
+    "read_data",
+    "read_data_stepwise",
     "read_infer",
     "read_lookup",
     "read_predict",
@@ -66,6 +86,7 @@ __all__ = [
     "version_of",
     "write_answer",
     "write_error",
+    "write_head",
     "write_request",
 ]
 
@@ -85,6 +106,23 @@ OUTPUTS: Final = ("PREDICTION", "NEIGHBOR_IDS", "NEIGHBOR_SCORES")
 DATATYPES: Final = {"PREDICTION": "FP32", "NEIGHBOR_IDS": "INT64", "NEIGHBOR_SCORES": "FP32"}
 
 Ids = NDArray[np.int64]
+Shape = tuple[int, int, int]
+"""Of a context's tensor: `[1, n, 768]`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a request says beside its floats, checked. `length` is in vectors, at least 1."""
+
+    length: int
+    id: str | None = None
+    key: str | None = None
+    top_k: int = KEPT_NEIGHBORS
+    exclude_context: bool = True
+    outputs: tuple[str, ...] = OUTPUTS
+    binary_outputs: frozenset[str] = frozenset()
+    timeout_s: float | None = None
+    """The deadline that the body itself names, counted from its arrival."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -147,6 +185,13 @@ def read_predict(body: bytes, *, max_length: int) -> Request:
 
     Raises ProtocolError: 400 for what is malformed, 413 for more than `max_length` vectors.
     """
+    parsed = parse_predict(body)
+    context = read_rows(parsed, max_length)
+    return _request(context, predict_terms(parsed, len(context)))
+
+
+def parse_predict(body: bytes) -> Body:
+    """Parse a `/v1/predict` body, all but its vectors. Raises ProtocolError."""
     parsed = parse_body(body, ("context",))
     document = parsed.document
     refuse_unknown(document, ("context", "id", "key", "top_k", "exclude_context"), "the body")
@@ -154,9 +199,14 @@ def read_predict(body: bytes, *, max_length: int) -> Request:
         raise ProtocolError(
             'the field "context" is missing: send a list of vectors of 768 numbers each'
         )
-    context = read_rows(parsed, max_length)
-    return Request(
-        context=context,
+    return parsed
+
+
+def predict_terms(parsed: Body, length: int) -> Terms:
+    """Read what a parsed `/v1/predict` body of `length` vectors says. Raises ProtocolError."""
+    document = parsed.document
+    return Terms(
+        length=length,
         id=read_text(document, "id", "id"),
         key=read_text(document, "key", "key"),
         top_k=_top_k(document.get("top_k"), "top_k"),
@@ -169,21 +219,45 @@ def read_infer(body: bytes, header_length: str | None, *, max_length: int) -> Re
 
     Raises ProtocolError: 400 for what is malformed, 413 for more than `max_length` vectors.
     """
-    split = _json_length(header_length, len(body))
+    split = json_length(header_length, len(body))
+    tail = memoryview(body)[split:]
     if split == 0 and header_length is not None:
-        context = _read_raw(body, (1, len(body) // VECTOR_BYTES, DIMENSION), "the body", max_length)
-        return Request(context=context, binary_outputs=frozenset(OUTPUTS))
-    head, tail = body[:split], memoryview(body)[split:]
+        terms = raw_terms(len(body), max_length)
+        return _request(_tensor(tail, "the body"), terms)
+    parsed, shape, is_binary = parse_infer(body[:split], len(tail), max_length)
+    context = _tensor(tail, "inputs[0]") if is_binary else read_data(parsed, shape, max_length)
+    return _request(context, infer_terms(parsed, shape[1]))
+
+
+def raw_terms(bytes_: int, max_length: int) -> Terms:
+    """Read what a body that is nothing but a tensor says by its length. Raises ProtocolError."""
+    length = bytes_ // VECTOR_BYTES
+    _check_raw(bytes_, (1, length, DIMENSION), "the body", max_length)
+    return Terms(length, binary_outputs=frozenset(OUTPUTS))
+
+
+def parse_infer(head: bytes, tail: int, max_length: int) -> tuple[Body, Shape, bool]:
+    """Parse an infer request's JSON, all but its floats; `tail` bytes of tensor follow it.
+
+    Gives the tensor's shape as well, and whether it is binary: whether it is those bytes, which
+    then are as many as everything says. Raises ProtocolError as `read_infer` does.
+    """
     parsed = parse_body(head, ("inputs", 0, "data"))
     document = parsed.document
     refuse_unknown(document, _INFER_FIELDS, "the request")
     for name in _NAMES_TWICE:
         read_text(document, name, name)  # the path has said it: this is not looked at
+    shape, is_binary = _read_input(parsed, tail, max_length)
+    return parsed, shape, is_binary
+
+
+def infer_terms(parsed: Body, length: int) -> Terms:
+    """Read what a parsed infer request of `length` vectors says. Raises ProtocolError."""
+    document = parsed.document
     parameters = read_mapping(document.get("parameters"), "parameters")
-    context = _read_input(parsed, tail, max_length)
     outputs, binary = _wanted(document.get("outputs"), parameters)
-    return Request(
-        context=context,
+    return Terms(
+        length=length,
         id=read_text(document, "id", "id"),
         key=read_text(parameters, "key", "parameters.key"),
         top_k=_top_k(parameters.get("top_k"), "parameters.top_k"),
@@ -193,6 +267,19 @@ def read_infer(body: bytes, header_length: str | None, *, max_length: int) -> Re
         outputs=outputs,
         binary_outputs=binary,
         timeout_s=_microseconds(parameters.get("timeout"), "parameters.timeout"),
+    )
+
+
+def _request(context: Floats, terms: Terms) -> Request:
+    return Request(
+        context=context,
+        id=terms.id,
+        key=terms.key,
+        top_k=terms.top_k,
+        exclude_context=terms.exclude_context,
+        outputs=terms.outputs,
+        binary_outputs=terms.binary_outputs,
+        timeout_s=terms.timeout_s,
     )
 
 
@@ -229,7 +316,7 @@ def read_answer(body: bytes, header_length: str | None) -> Prediction:
     Raises ProtocolError when the answer is not one: a wrong shape, no such output, not finite, an
     identity that no header can carry.
     """
-    split = _json_length(header_length, len(body))
+    split = json_length(header_length, len(body))
     document = parse_object(body[:split])
     refuse_repeated(document, "the answer")
     found = _read_outputs(document.get("outputs"), memoryview(body)[split:])
@@ -269,6 +356,11 @@ class Message:
 def write_request(request: Request) -> Message:
     """Write a request in the binary form, all outputs binary."""
     tensor = np.ascontiguousarray(request.context, dtype="<f4").tobytes()
+    return _framed(write_head(request), [tensor])
+
+
+def write_head(request: Request | Terms) -> bytes:
+    """Write the JSON of a request in the binary form: what stands before its tensor."""
     head = orjson.dumps(
         {
             **({"id": request.id} if request.id is not None else {}),
@@ -283,16 +375,16 @@ def write_request(request: Request) -> Message:
                     "name": "CONTEXT",
                     "shape": [1, request.length, DIMENSION],
                     "datatype": "FP32",
-                    "parameters": {"binary_data_size": len(tensor)},
+                    "parameters": {"binary_data_size": request.length * VECTOR_BYTES},
                 }
             ],
         }
     )
-    return _framed(head + b" " * (-len(head) % 4), [tensor])  # aligned: read without a copy
+    return head + b" " * (-len(head) % 4)  # aligned: the tensor is read without a copy
 
 
 def write_answer(
-    prediction: Prediction, request: Request, *, extra: Mapping[str, Any] | None = None
+    prediction: Prediction, request: Request | Terms, *, extra: Mapping[str, Any] | None = None
 ) -> Message:
     """Write an infer answer with the outputs that `request` wants, each in the form it wants.
 
@@ -426,7 +518,11 @@ _NAMES_TWICE: Final = ("model_name", "model_version")
 _INFER_FIELDS: Final = ("id", "parameters", "inputs", "outputs", *_NAMES_TWICE)
 
 
-def _json_length(header: str | None, body_length: int) -> int:
+def json_length(header: str | None, body_length: int) -> int:
+    """Read how many of a body's bytes are JSON; `header` is HEADER_LENGTH's value.
+
+    Raises ProtocolError.
+    """
     if header is None:
         return body_length
     digits = header.isascii() and header.isdigit() and len(header) < 20  # noqa: PLR2004 - 64 bits
@@ -438,7 +534,8 @@ def _json_length(header: str | None, body_length: int) -> int:
     return int(header)
 
 
-def _read_input(parsed: Body, tail: memoryview, max_length: int) -> Floats:
+def _read_input(parsed: Body, tail: int, max_length: int) -> tuple[Shape, bool]:
+    """Read the shape of the request's one tensor, and whether it is in the `tail`."""
     inputs = parsed.document.get("inputs")
     if not isinstance(inputs, simdjson.Array) or len(inputs) != 1:
         found = len(inputs) if isinstance(inputs, simdjson.Array) else kind_of(inputs)
@@ -462,19 +559,20 @@ def _read_input(parsed: Body, tail: memoryview, max_length: int) -> Floats:
     if size is not None:
         if "data" in tensor:
             raise ProtocolError("inputs[0] has both data and binary_data_size: send one of them")
-        if isinstance(size, bool) or not isinstance(size, int) or size != len(tail):
+        if isinstance(size, bool) or not isinstance(size, int) or size != tail:
             raise ProtocolError(
-                f"inputs[0].parameters.binary_data_size is {shown(size)}, but {len(tail)} bytes "
+                f"inputs[0].parameters.binary_data_size is {shown(size)}, but {tail} bytes "
                 "follow the JSON header"
             )
-        return _read_raw(tail, shape, "inputs[0]", max_length)
-    if len(tail):
+        _check_raw(tail, shape, "inputs[0]", max_length)
+        return shape, True
+    if tail:
         raise ProtocolError(
-            f"{len(tail)} bytes follow the JSON header, but inputs[0] has no binary_data_size"
+            f"{tail} bytes follow the JSON header, but inputs[0] has no binary_data_size"
         )
     if "data" not in tensor:
         raise ProtocolError('inputs[0] has neither "data" nor parameters.binary_data_size')
-    return _read_data(parsed, shape, max_length)
+    return shape, False
 
 
 def _refuse_extensions(parameters: Mapping[str, Any], where: str) -> None:
@@ -487,13 +585,18 @@ def _refuse_extensions(parameters: Mapping[str, Any], where: str) -> None:
             )
 
 
-def _read_data(parsed: Body, shape: tuple[int, int, int], max_length: int) -> Floats:
-    """Read a tensor's JSON data, flat or nested as `[1][n][768]`."""
+def read_data(parsed: Body, shape: Shape, max_length: int) -> Floats:
+    """Read a tensor's JSON data, flat or nested as `[1][n][768]`. Raises ProtocolError."""
+    return in_one_go(read_data_stepwise(parsed, shape, max_length))
+
+
+def read_data_stepwise(parsed: Body, shape: Shape, max_length: int) -> Steps:
+    """Read as `read_data` does, in short steps."""
     refuse_long(shape[1], max_length)
     if is_batched(parsed):
-        context = read_rows(parsed, max_length, batched=True)
+        context = yield from read_rows_stepwise(parsed, max_length, batched=True)
     else:
-        flat = read_numbers(parsed)
+        flat = yield from read_numbers_stepwise(parsed)
         if flat.size != shape[1] * DIMENSION:
             raise ProtocolError(
                 f"inputs[0].data holds {flat.size} numbers, but the shape {list(shape)} needs "
@@ -507,25 +610,26 @@ def _read_data(parsed: Body, shape: tuple[int, int, int], max_length: int) -> Fl
     return context
 
 
-def _read_raw(
-    raw: bytes | memoryview, shape: tuple[int, int, int], where: str, max_length: int
-) -> Floats:
-    if not raw or len(raw) % VECTOR_BYTES:
+def _check_raw(bytes_: int, shape: Shape, where: str, max_length: int) -> None:
+    if not bytes_ or bytes_ % VECTOR_BYTES:
         raise ProtocolError(
-            f"{where} holds {len(raw)} bytes of tensor data: it must be a positive multiple of "
+            f"{where} holds {bytes_} bytes of tensor data: it must be a positive multiple of "
             f"{VECTOR_BYTES} (768 float32)"
         )
-    if len(raw) != shape[1] * VECTOR_BYTES:
+    if bytes_ != shape[1] * VECTOR_BYTES:
         raise ProtocolError(
-            f"{where} holds {len(raw)} bytes of tensor data, but the shape {list(shape)} needs "
+            f"{where} holds {bytes_} bytes of tensor data, but the shape {list(shape)} needs "
             f"{shape[1] * VECTOR_BYTES}"
         )
     refuse_long(shape[1], max_length)
+
+
+def _tensor(raw: memoryview, where: str) -> Floats:
     tensor = np.frombuffer(raw, dtype="<f4").reshape(-1, DIMENSION)
     return check_finite(np.require(tensor, requirements="A"), where)  # a header has any length
 
 
-def _shape(value: object) -> tuple[int, int, int]:
+def _shape(value: object) -> Shape:
     shape = as_python(value)
     if (
         not isinstance(shape, list)

@@ -56,9 +56,14 @@ class Service:
         )
         keys = KeyFile(settings.keys_file) if settings.keys_file else None
         self._feed = Feed(settings.redis_url) if settings.redis_url else None
-        self._upstream = Upstream(settings.backends, seconds=metrics.upstream_seconds)
+        self._upstream = Upstream(
+            settings.backends, ca_file=settings.ca_file, seconds=metrics.upstream_seconds
+        )
         self._mirrors_upstream = Upstream(
-            settings.backends, shadow=True, connections=settings.mirror_in_flight
+            settings.backends,
+            shadow=True,
+            connections=settings.mirror_in_flight,
+            ca_file=settings.ca_file,
         )
         self._snapshots = Snapshots(
             settings.start,

@@ -1,8 +1,8 @@
 """The gateway's HTTP edge: parse, call the gateway, write the answer, map errors. Admin-free.
 
 Every answer, errors and unknown paths included, carries the `x-request-id` that this server issued
-and is JSON unless binary outputs were asked for. A body is read within a bound; a long or
-compressed one is parsed in one thread beside the loop, in short steps: see `backends/jsonrows.py`.
+and is JSON unless binary outputs were asked for. Predictions do not pass FastAPI's handlers: see
+`router/predictions.py`.
 
 The app's life is the gateway's: its background tasks start with it, and when it ends the mirrors
 are drained and the last batch is sent.
@@ -10,9 +10,7 @@ are drained and the last batch is sent.
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import orjson
@@ -25,24 +23,22 @@ from starlette.responses import Response
 from backends import content, metadata, protocol, telemetry
 from backends.content import KIB, MIB
 from backends.keyfile import KeyFile
-from backends.protocol import TIMEOUT_HEADER, ProtocolError, Request, read_timeout
+from backends.protocol import ProtocolError
 from backends.statistics import Statistics, Tally, totals
 from backends.viewer import add_docs
 from router import openapi
-from router.access import ARM_HEADER
-from router.edge import read_body, reading_out, while_waiting, write_refusal
+from router.edge import read_body, reading_out, write_refusal
 from router.errors import RouterError, UnknownModelError, UpstreamError
 from router.feedback import Feedback
 from router.gate import Gate
-from router.gateway import Gateway, Outcome
-from router.ids import admitted_at
+from router.gateway import Gateway
+from router.intake import Bounds, Intake
 from router.metrics import Metrics
-from router.record import Admission
+from router.predictions import Predictions, check_name
+from router.rawroute import RawRoute
 from router.snapshots import Snapshots
 from router.upstream import Upstream
 
-LONG_BODY: Final = 256 * KIB
-"""Bytes; parsing more than this takes longer than the loop should stand still."""
 FEEDBACK_BODY: Final = 64 * KIB
 """Bytes; the longest feedback, a target of 768 written-out numbers, takes a third of it."""
 MODEL_PATHS: Final = ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
@@ -71,18 +67,21 @@ class App:
         open_metrics: bool,
         life: Callable[[], contextlib.AbstractAsyncContextManager[None]],
     ) -> None:
-        self._gateway = gateway
         self._feedback = feedback
         self._snapshots = snapshots
         self._upstream = upstream
         self._version = version
         self._max_context = max_context
-        self._max_body = max_body_mb * MIB
         self._tokens_per_vector = tokens_per_vector
         self._life = life
         self._metrics = metrics
         self._statistics = Statistics()
-        self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reader")
+        self._intake = Intake(
+            Bounds(body=max_body_mb * MIB, context=max_context), self._statistics.reading.add
+        )
+        self._predictions = Predictions(
+            gateway, self._intake, self._statistics, tokens_per_vector=tokens_per_vector
+        )
         self.app = FastAPI(
             title="turnout",
             version=version,
@@ -100,14 +99,32 @@ class App:
             trust_request_id=False,
             new_request_id=new_request_id,
         )
+        self._add_predictions()
         self.app.add_route("/metrics", telemetry.metrics_endpoint(metrics.registry))
         self._add_routes()
         for error in (RouterError, ProtocolError, HTTPException, ClientDisconnect):
             self.app.add_exception_handler(error, write_refusal)
 
+    def _add_predictions(self) -> None:
+        """Add the routes that nearly all requests take, first of all: routes are tried in turn."""
+        routes = [
+            (
+                f"{path}/infer",
+                self._predictions.infer,
+                {**openapi.INFER, **openapi.path_parameters(path)},
+            )
+            for path in MODEL_PATHS
+        ]
+        for path, endpoint, extra in [
+            ("/v1/predict", self._predictions.predict, openapi.PREDICT),
+            *routes,
+        ]:
+            self.app.router.routes.append(
+                RawRoute(path, endpoint, methods=["POST"], openapi_extra=extra)
+            )
+
     def _add_routes(self) -> None:
         routes: list[tuple[str, str, Callable[..., Awaitable[Response]], dict[str, Any]]] = [
-            ("POST", "/v1/predict", self.predict, openapi.PREDICT),
             ("POST", "/v1/feedback", self.feedback, openapi.FEEDBACK),
             ("GET", "/v2", self.server, {}),
             ("GET", "/v2/health/live", self.live, {}),
@@ -123,7 +140,6 @@ class App:
                 ("GET", f"{path}/ready", self.model_ready, parameters),
                 ("GET", f"{path}/config", self.config, parameters),
                 ("GET", f"{path}/stats", self.stats, parameters),
-                ("POST", f"{path}/infer", self.infer, {**openapi.INFER, **parameters}),
             ]
         for method, path, endpoint, extra in routes:
             self.app.add_api_route(
@@ -134,108 +150,9 @@ class App:
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
         async with self._life():
             yield
-        self._reader.shutdown(wait=False)
+        self._intake.close()
 
-    # --- predictions ----------------------------------------------------------------------------
-
-    async def predict(self, request: HttpRequest) -> Response:
-        """Predict the next vector of a context."""
-        admission = _admit(request)
-        async with reading_out(request, self._max_body):
-            timeout_s = read_timeout(request.headers.get(TIMEOUT_HEADER))
-        question = await self._question(
-            request, lambda body: protocol.read_predict(body, max_length=self._max_context)
-        )
-        outcome = await while_waiting(
-            request,
-            self._gateway.predict(
-                question,
-                admission,
-                timeout_s=timeout_s,
-                override=request.headers.get(ARM_HEADER),
-            ),
-        )
-        prediction = outcome.answered.prediction
-        if prediction is None:
-            return _write_failure(outcome)
-        document = {
-            "id": question.id or admission.request_id,
-            "prediction": prediction.vector,
-            "neighbors": [
-                {"id": neighbor, "score": score}
-                for neighbor, score in zip(
-                    prediction.ids.tolist(), prediction.scores.tolist(), strict=True
-                )
-            ],
-            "arm": outcome.arm,
-            "length": question.length,
-            "tokens": question.length * self._tokens_per_vector,
-            "truncated": prediction.truncated,
-        }
-        text = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
-        return Response(text, 200, _routing_headers(outcome), "application/json")
-
-    async def infer(self, request: HttpRequest) -> Response:
-        """Predict, in the Open Inference Protocol v2: JSON, or the binary tensor extension."""
-        began = time.perf_counter_ns()
-        try:
-            response = await self._infer(request)
-        except Exception:
-            self._statistics.failed(time.perf_counter_ns() - began)
-            raise
-        good = response.status_code < 400  # noqa: PLR2004 - HTTP's classes
-        count = self._statistics.succeeded if good else self._statistics.failed
-        count(time.perf_counter_ns() - began)
-        return response
-
-    async def _infer(self, request: HttpRequest) -> Response:
-        admission = _admit(request)
-        async with reading_out(request, self._max_body):
-            _check_name(request)
-            timeout_s = read_timeout(request.headers.get(TIMEOUT_HEADER))
-        header_length = request.headers.get(protocol.HEADER_LENGTH)
-        question = await self._question(
-            request,
-            lambda body: protocol.read_infer(body, header_length, max_length=self._max_context),
-        )
-        limits = [limit for limit in (timeout_s, question.timeout_s) if limit is not None]
-        outcome = await while_waiting(
-            request,
-            self._gateway.predict(
-                question,
-                admission,
-                timeout_s=min(limits, default=None),
-                override=request.headers.get(ARM_HEADER),
-            ),
-        )
-        prediction = outcome.answered.prediction
-        if prediction is None:
-            return _write_failure(outcome)
-        _check_version(request, protocol.version_of(prediction.checkpoint))
-        message = protocol.write_answer(prediction, question, extra={"arm": outcome.arm})
-        return Response(message.body, 200, {**_routing_headers(outcome), **message.headers})
-
-    async def _question(self, request: HttpRequest, read: Callable[[bytes], Request]) -> Request:
-        """Read and parse a body, which nobody keeps: a JSON body is three times its floats."""
-        encoding = request.headers.get("content-encoding")
-        async with reading_out(request, self._max_body):
-            content.check_encoding(encoding)
-        chunks = await read_body(request, self._max_body)
-        short = sum(map(len, chunks)) <= LONG_BODY and content.is_plain(encoding)
-
-        def question() -> tuple[Request, int]:
-            began = time.perf_counter_ns()
-            body = b"".join(chunks)
-            chunks.clear()
-            read_question = read(content.inflate(body, encoding, self._max_body))
-            return read_question, time.perf_counter_ns() - began
-
-        if short:
-            found, ns = question()
-        else:
-            found, ns = await asyncio.get_running_loop().run_in_executor(self._reader, question)
-        self._statistics.reading.add(ns)
-        return found
+    # --- feedback -------------------------------------------------------------------------------
 
     async def feedback(self, request: HttpRequest) -> Response:
         """Take in the truth of an earlier prediction, by the x-request-id of its answer."""
@@ -328,7 +245,7 @@ class App:
 
     async def _check_path(self, request: HttpRequest) -> None:
         """Raise UnknownModelError for a path to another model, or to a version not in service."""
-        _check_name(request)
+        check_name(request.scope)
         if "version" not in request.path_params:
             return
         versions = [_version(facts) for facts in (await self._identities()).values()]
@@ -342,58 +259,9 @@ class App:
         return [tier.arm for tier in self._snapshots.current.tiers if tier.active]
 
 
-def _admit(request: HttpRequest) -> Admission:
-    name: str = request.state.request_id
-    at = admitted_at(name)
-    if at is None:
-        raise ValueError(f"{name!r} was not issued by router.ids")
-    return Admission(name, at, time.monotonic())
-
-
-def _check_name(request: HttpRequest) -> None:
-    name = request.path_params.get("name", protocol.MODEL)
-    if name != protocol.MODEL:
-        raise UnknownModelError(
-            f'no model is called "{name[:40]}": this server has "{protocol.MODEL}"'
-        )
-
-
-def _check_version(request: HttpRequest, answered: str) -> None:
-    """Raise UnknownModelError when a path asks for another version than the one that answered."""
-    version = request.path_params.get("version", answered)
-    if version != answered:
-        raise UnknownModelError(
-            f'the version "{version[:40]}" does not answer this request, "{answered}" does: the '
-            "context's length and the rollout decide here. Leave /versions/... out of the path"
-        )
-
-
 def _version(identity: dict[str, str]) -> str:
     return protocol.version_of(identity["checkpoint"])
 
 
 def _json(document: object, status: int = 200) -> Response:
     return Response(orjson.dumps(document), status, media_type="application/json")
-
-
-def _write_failure(outcome: Outcome) -> Response:
-    return Response(
-        protocol.write_error(str(outcome.answered.error)),
-        outcome.status,
-        _routing_headers(outcome),
-        "application/json",
-    )
-
-
-def _routing_headers(outcome: Outcome) -> dict[str, str]:
-    headers = {
-        "x-turnout-arm": outcome.arm,
-        "x-turnout-assigned": outcome.decision.arm,
-        "x-turnout-stage": outcome.stage,
-        "x-turnout-version": str(outcome.position),
-        "x-turnout-reason": str(outcome.decision.reason),
-    }
-    if outcome.answered.prediction:
-        headers["x-turnout-checkpoint"] = outcome.answered.prediction.checkpoint
-        headers["x-turnout-bank"] = outcome.answered.prediction.bank
-    return headers

@@ -1,9 +1,8 @@
 """What every HTTP handler of the gateway needs: bounded bodies, deadlines, errors as JSON."""
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Coroutine
-from typing import Any, Final, TypeVar
+from collections.abc import AsyncIterator
+from typing import Final, TypeVar
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -58,30 +57,6 @@ async def reading_out(request: Request, limit: int) -> AsyncIterator[None]:
             if total > 2 * limit:
                 break
         raise
-
-
-async def while_waiting(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Do `work` as long as the client waits for it. Call it once the body has been read.
-
-    Raises ClientLeftError, when the work has been cancelled and has ended, and what `work` raises.
-    """
-    working = asyncio.create_task(work)
-    leaving = asyncio.create_task(_left(request))
-    try:
-        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        raise ClientLeftError("the client left before its answer")
-    finally:
-        leaving.cancel()
-        if working.cancel():
-            await asyncio.wait((working,))
-
-
-async def _left(request: Request) -> None:
-    """Return when the client has closed its connection."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 async def write_refusal(request: Request, error: Exception) -> Response:

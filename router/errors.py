@@ -41,6 +41,12 @@ class ClientLeftError(RouterError):
     status = 499  # nginx's: it stands in the metrics only
 
 
+class LateBodyError(RouterError):
+    """The request's time was up while its body was still arriving."""
+
+    status = 408
+
+
 class ContradictionError(RouterError):
     """Feedback that names another truth than the one before it."""
 

@@ -12,6 +12,9 @@ arm, since patience runs out with the slow arm first; its answer does not.
 
 Backends are always asked for at least ten neighbours, because a label is judged by the first ten;
 the client gets as many as it asked for.
+
+The floats of a request may still be arriving while it is decided and forwarded. All attempts read
+them from one place.
 """
 
 import asyncio
@@ -20,17 +23,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from backends.protocol import KEPT_NEIGHBORS, Prediction, Request
+from backends.protocol import Prediction
 from rollout.snapshot import Position, Snapshot
 from router.access import ARM_HEADER
 from router.assignment import Decision, Reason, Refusal, TooLong, decide
-from router.errors import FailureKind, HeldError, TooLongError, UnknownArmError
+from router.body import Question
+from router.errors import (
+    FailureKind,
+    HeldError,
+    TooLongError,
+    UnknownArmError,
+)
 from router.metrics import Metrics, status_class
 from router.observe import Observer
 from router.record import Admission, Attempt, Record, cell_of, failure_of, pending_of
 from router.shadow import Copy, Mirror, Settled
 from router.snapshots import Snapshots
-from router.upstream import Upstream
+from router.upstream import Patience, Upstream
 
 NOBODY: Final = "-"
 LEFT: Final = "left"
@@ -93,7 +102,7 @@ class Gateway:
 
     async def predict(
         self,
-        request: Request,
+        question: Question,
         admission: Admission,
         *,
         timeout_s: float | None = None,
@@ -102,44 +111,46 @@ class Gateway:
         """Answer one request; `timeout_s` is the client's deadline, counted from the admission.
 
         `override` names the arm that must answer. An arm's failure is part of the outcome. Raises
-        TooLongError under the policy `reject`; UnknownArmError and HeldError about an override.
+        TooLongError under the policy `reject`; UnknownArmError and HeldError about an override;
+        LateBodyError when the client had not sent its floats in time.
         """
         snapshot = self._snapshots.current
-        decision = self._decide(request, admission, snapshot, override)
+        decision = self._decide(question, admission, snapshot, override)
         limit_s = self._timeout_s if timeout_s is None else min(timeout_s, self._timeout_s)
-        asked = replace(request, id=None, key=None, top_k=max(request.top_k, KEPT_NEIGHBORS))
-        copy = self._start_copy(asked, admission, decision)
+        copy = self._start_copy(question, admission, decision)
         settled: Settled | None = None
         tried: list[Attempt] = []
         try:
             settled = await self._forward(
-                asked, admission, decision, deadline=admission.started + limit_s, tried=tried
+                question, admission, decision, deadline=admission.started + limit_s, tried=tried
             )
         except asyncio.CancelledError:
-            self._record_left(request, admission, decision, tried)
+            if question.body.whole:  # else it never was a request
+                self._record_left(question, admission, decision, tried)
             raise
         finally:
             if copy:
-                copy.settle(settled)
+                # An answer to a body that is still arriving is a refusal: nothing to compare.
+                copy.settle(settled if question.body.whole else None)
         outcome = Outcome(
             admission, snapshot.position, decision, settled.assigned, settled.answered
         )
-        self._record(request, outcome, copied=copy is not None)
+        self._record(question, outcome, copied=copy is not None)
         if settled.answered.prediction is None:
             return outcome
-        trimmed = _trim(settled.answered.prediction, request.top_k)
+        trimmed = _trim(settled.answered.prediction, question.terms.top_k)
         return replace(outcome, answered=replace(settled.answered, prediction=trimmed))
 
     def _decide(
-        self, request: Request, admission: Admission, snapshot: Snapshot, override: str | None
+        self, question: Question, admission: Admission, snapshot: Snapshot, override: str | None
     ) -> Decision:
         if override is not None:
             self._check_override(override, snapshot)
         ruling = decide(
-            request.length,
+            question.length,
             snapshot,
             request_id=admission.request_id,
-            key=request.key,
+            key=question.terms.key,
             override=override,
             held=self._snapshots.held,
             too_long=self._too_long,
@@ -148,8 +159,8 @@ class Gateway:
             status = status_class(TooLongError.status)
             self._metrics.requests.labels(NOBODY, ruling.reason, status).inc()
             raise TooLongError(
-                f"the context has {request.length} vectors: the longest that a model here reads is "
-                f"{ruling.limit}, and this service does not truncate"
+                f"the context has {question.length} vectors: the longest that a model here reads "
+                f"is {ruling.limit}, and this service does not truncate"
             )
         return ruling
 
@@ -167,12 +178,12 @@ class Gateway:
             )
 
     def _start_copy(
-        self, request: Request, admission: Admission, decision: Decision
+        self, question: Question, admission: Admission, decision: Decision
     ) -> Copy | None:
         if decision.mirror is None or decision.live is None or decision.role is None:
             return None
         return self._mirror.start(
-            request,
+            question,
             admission,
             live=decision.live,
             assigned=decision.role,
@@ -181,7 +192,7 @@ class Gateway:
 
     async def _forward(
         self,
-        request: Request,
+        question: Question,
         admission: Admission,
         decision: Decision,
         *,
@@ -190,20 +201,19 @@ class Gateway:
     ) -> Settled:
         """Let the assigned arm answer, and its fallback when it fails; note each in `tried`."""
         name = admission.request_id
-        now = self._clock()
         share = 1.0 if decision.fallback is None else CANDIDATE_SHARE
         first = await self._upstream.attempt(
-            decision.arm, request, deadline=now + share * (deadline - now), request_id=name
+            decision.arm, question, patience=Patience(deadline, share), request_id=name
         )
         tried.append(first)
         if first.error is None or decision.fallback is None:
             return Settled(first, first)
         second = await self._upstream.attempt(
-            decision.fallback, request, deadline=deadline, request_id=name
+            decision.fallback, question, patience=Patience(deadline), request_id=name
         )
         return Settled(first, second)
 
-    def _record(self, request: Request, outcome: Outcome, *, copied: bool) -> None:
+    def _record(self, question: Question, outcome: Outcome, *, copied: bool) -> None:
         admission, decision = outcome.admission, outcome.decision
         seconds = self._clock() - admission.started
         self._metrics.requests.labels(
@@ -211,7 +221,7 @@ class Gateway:
         ).inc()
         self._metrics.request_seconds.labels(outcome.arm).observe(seconds)
         self._observe(
-            request,
+            question,
             admission,
             decision,
             failure=failure_of(outcome.assigned, outcome.answered),
@@ -219,21 +229,21 @@ class Gateway:
             mirrored=decision.mirror is not None,
         )
         if not copied and outcome.arm != NOBODY:
-            self._pend(request, outcome)
+            self._pend(question, outcome)
 
     def _record_left(
-        self, request: Request, admission: Admission, decision: Decision, tried: list[Attempt]
+        self, question: Question, admission: Admission, decision: Decision, tried: list[Attempt]
     ) -> None:
         """Count a request whose client left: as assigned and waited for, not as served."""
         self._metrics.requests.labels(NOBODY, decision.reason, LEFT).inc()
         failure = tried[0].failure if tried else None
         self._observe(
-            request, admission, decision, failure=failure, fell_back=False, mirrored=False
+            question, admission, decision, failure=failure, fell_back=False, mirrored=False
         )
 
     def _observe(
         self,
-        request: Request,
+        question: Question,
         admission: Admission,
         decision: Decision,
         *,
@@ -246,7 +256,7 @@ class Gateway:
         self._observer.record(
             Record(
                 admission,
-                request.length,
+                question.length,
                 decision.live,
                 decision.role,
                 counted=decision.counted,
@@ -259,14 +269,14 @@ class Gateway:
             )
         )
 
-    def _pend(self, request: Request, outcome: Outcome) -> None:
+    def _pend(self, question: Question, outcome: Outcome) -> None:
         admission, live = outcome.admission, outcome.decision.live
         counted = live is not None and outcome.decision.counted
         self._observer.pend(
             pending_of(
                 admission,
                 answered=outcome.answered,
-                cell=cell_of(live, admission, request.length) if live and counted else None,
+                cell=cell_of(live, admission, question.length) if live and counted else None,
                 live=live,
                 assigned=outcome.decision.role,
                 label_window_s=self._label_window_s,

@@ -6,25 +6,34 @@ TURNOUT_TIERS.
 
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
-from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from backends.access import exposed
 from backends.content import KIB, MIB
 from backends.wire import Limits
 from rollout.snapshot import DEFAULT_TIERS, Arm, Snapshot, Tier, check_tiers
+from router.address import read_address
 from router.assignment import TooLong
 
 DEFAULT_BACKENDS: Final = {"phase1": "http://127.0.0.1:8091", "phase2": "http://127.0.0.1:8092"}
 
 
-def _http_url(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ValueError(f"{text!r} is no http:// or https:// URL of a backend")
+def _replicas(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+def _address(text: str) -> str:
+    read_address(text)
     return text.rstrip("/")
+
+
+Replicas = Annotated[
+    tuple[Annotated[str, AfterValidator(_address)], ...],
+    BeforeValidator(_replicas),
+    Field(min_length=1),
+]
 
 
 class Settings(BaseSettings):
@@ -42,8 +51,16 @@ class Settings(BaseSettings):
         default=Path(".turnout/gateway"),
         description="Folder of the last applied snapshot and of the file hold-at-incumbent.",
     )
-    backends: dict[Arm, Annotated[str, AfterValidator(_http_url)]] = Field(
-        default=DEFAULT_BACKENDS, description="JSON object: the base URL of each arm's backend."
+    backends: dict[Arm, Replicas] = Field(
+        default=DEFAULT_BACKENDS,
+        validate_default=True,
+        description="JSON object: for each arm the address of its backend, or a list of addresses "
+        "of replicas, as http://host:port, https://host:port or unix:/path/to/socket.",
+    )
+    ca_file: Path | None = Field(
+        default=None,
+        description="File of the certificate authorities (PEM) that https backends are checked "
+        "against, in place of the system's.",
     )
     redis_url: str | None = Field(
         default=None,
@@ -132,6 +149,13 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"ROUTER_BACKENDS has no URL for {', '.join(missing)}, which the tier table names"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        for arm, addresses in self.backends.items():
+            if len(set(addresses)) != len(addresses):
+                raise ValueError(f"ROUTER_BACKENDS names a replica of {arm} twice")
         return self
 
     @model_validator(mode="after")

@@ -12,21 +12,19 @@ without it.
 """
 
 import asyncio
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
 import structlog
 
-from backends.protocol import Request
 from rollout.snapshot import Live, Role
+from router.body import Question
 from router.limits import Budget
 from router.metrics import Metrics
 from router.observe import Observer
 from router.record import Admission, Attempt, Pair, cell_of, pending_of
-from router.upstream import Upstream
+from router.upstream import Patience, Upstream
 
 DRAIN_S: Final = 3.0
 
@@ -46,7 +44,7 @@ class Settled:
 class Copy:
     """A mirror under way: of which request, in which rollout, and who was assigned to answer it."""
 
-    request: Request
+    question: Question
     admission: Admission
     live: Live
     assigned: Role
@@ -70,31 +68,29 @@ class Mirror:
         metrics: Metrics,
         *,
         timeout_s: float,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._upstream = upstream
         self._observer = observer
         self._budget = budget
         self._timeout_s = timeout_s
-        self._clock = clock
         self._metrics = metrics
         self._tasks: set[asyncio.Task[Attempt]] = set()
         metrics.mirrors_in_flight.set_function(lambda: len(self._tasks))
 
     def start(
-        self, request: Request, admission: Admission, *, live: Live, assigned: Role, arm: str
+        self, question: Question, admission: Admission, *, live: Live, assigned: Role, arm: str
     ) -> Copy | None:
-        """Send a copy of `request` to `arm`; None when the budget leaves no place for it."""
-        if full := self._budget.take(request.context.nbytes):
-            self._observer.mirror_dropped(live, admission, request.length, full)
+        """Send a copy of `question` to `arm`; None when the budget leaves no place for it."""
+        if full := self._budget.take(question.body.size):
+            self._observer.mirror_dropped(live, admission, question.length, full)
             return None
         settled = asyncio.get_running_loop().create_future()
-        copy = Copy(request, admission, live, assigned, arm, settled)
+        copy = Copy(question, admission, live, assigned, arm, settled)
         task = asyncio.create_task(
             self._upstream.attempt(
                 arm,
-                request,
-                deadline=self._clock() + self._timeout_s,
+                question,
+                patience=Patience(most_s=self._timeout_s),
                 request_id=admission.request_id,
             )
         )
@@ -122,14 +118,14 @@ class Mirror:
             return
         if task in self._tasks:  # both sides may be done before either is told
             self._tasks.discard(task)
-            self._budget.give(copy.request.context.nbytes)
+            self._budget.give(copy.question.body.size)
             self._end(copy, outcome, _attempt_of(task))
 
     def _end(self, copy: Copy, outcome: Settled | None, attempt: Attempt | None) -> None:
         if outcome is None:
             self._metrics.mirrors.labels("abandoned").inc()
             return
-        live, admission, length = copy.live, copy.admission, copy.request.length
+        live, admission, length = copy.live, copy.admission, copy.question.length
         if attempt is None:
             self._observer.mirror_dropped(live, admission, length, "error")
         else:

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import orjson
 import pytest
 from pydantic import ValidationError
 
+from router.address import read_address
 from router.settings import Settings
 
 
@@ -24,9 +26,20 @@ def test_settings_come_from_the_environment(
     monkeypatch.setenv("TURNOUT_REDIS_URL", "unix:///tmp/x")
     monkeypatch.setenv("TURNOUT_TIERS", '[{"arm": "small", "max_length": 7}]')
     settings = Settings()
-    assert settings.backends == {"small": "http://127.0.0.1:1"}
+    assert settings.backends == {"small": ("http://127.0.0.1:1",)}
     assert (settings.tiers[0].max_length, settings.redis_url) == (7, "unix:///tmp/x")
     assert settings.state_dir == tmp_path
+
+
+def test_an_arm_may_have_several_replicas_on_tcp_tls_and_unix_sockets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    many = ["http://a:1", "https://b", "unix:/run/c", "http+unix://%2Frun%2Fd"]
+    monkeypatch.setenv("ROUTER_BACKENDS", orjson.dumps({"small": many}).decode())
+    monkeypatch.setenv("TURNOUT_TIERS", '[{"arm": "small", "max_length": 7}]')
+    assert Settings().backends == {"small": tuple(many)}
+    sockets = [read_address(one).socket for one in many]
+    assert sockets == [None, None, "/run/c", "/run/d"]
 
 
 @pytest.mark.parametrize(
@@ -34,6 +47,14 @@ def test_settings_come_from_the_environment(
     [
         ("ROUTER_BACKENDS", '{"phase1": "file:///etc/passwd"}', "no http:// or https:// URL"),
         ("ROUTER_BACKENDS", '{"phase1": "http://a"}', "no URL for phase2"),
+        ("ROUTER_BACKENDS", '{"phase1": []}', "at least 1 item"),
+        (
+            "ROUTER_BACKENDS",
+            '{"phase1": ["http://a", "http://a/"], "phase2": "http://b"}',
+            "a replica of phase1 twice",
+        ),
+        ("ROUTER_BACKENDS", '{"phase1": "unix:relative"}', "write unix:/path/to/socket"),
+        ("ROUTER_BACKENDS", '{"phase1": "http://me:secret@a"}', "no user, query or fragment"),
         ("ROUTER_TOO_LONG", "maybe", "'truncate' or 'reject'"),
         ("ROUTER_POLL_S", "0", "greater than 0"),
         ("ROUTER_HOST", "0.0.0.0", "0.0.0.0 can be reached from other machines, and no API keys"),  # noqa: S104 - what must be refused

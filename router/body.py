@@ -1,0 +1,119 @@
+"""The floats of one request as bytes: held once, read by all who need them.
+
+The bytes are appended while they arrive. Every attempt (the first, a retry, the fallback, the
+mirror's) reads from the beginning at its own pace and waits for what has not arrived yet; the
+pieces themselves are never copied. They live as long as somebody holds the `Body`.
+
+Used on one event loop; nothing here is locked.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from backends.protocol import KEPT_NEIGHBORS, Floats, Terms, write_head
+from router.errors import ClientLeftError
+
+Piece = bytes | memoryview
+
+
+class Body:
+    """`size` bytes of tensor, little-endian float32, row-major, of which `arrived` are there."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.arrived = 0
+        self._pieces: list[Piece] = []
+        self._waiting: list[asyncio.Future[None]] = []
+        self._when_whole: list[Callable[[], None]] = []
+        self._cut = False
+
+    def __repr__(self) -> str:
+        return f"<Body {self.arrived}/{self.size} bytes>"
+
+    @classmethod
+    def of(cls, tensor: Floats | memoryview) -> "Body":
+        """Make a body that is there already, without a copy where the layout allows."""
+        if not isinstance(tensor, memoryview):
+            tensor = np.ascontiguousarray(tensor, dtype="<f4").data.cast("B")
+        body = cls(len(tensor))
+        body.feed(tensor)
+        return body
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of it has arrived."""
+        return self.arrived == self.size
+
+    def feed(self, piece: Piece) -> None:
+        """Append what has arrived."""
+        self._pieces.append(piece)
+        self.arrived += len(piece)
+        self._wake()
+        if self.whole:
+            for call in self._when_whole:
+                call()
+            self._when_whole.clear()
+
+    def cut(self) -> None:
+        """Say that no more will come: who waits for it raises ClientLeftError."""
+        self._cut = True
+        self._wake()
+
+    def when_whole(self, call: Callable[[], None]) -> None:
+        """Call back once, when all of it has arrived."""
+        self._when_whole.append(call)
+
+    def pieces(self) -> tuple[Piece, ...]:
+        """What has arrived so far."""
+        return tuple(self._pieces)
+
+    async def read(self) -> AsyncIterator[Piece]:
+        """Give all of it, from the beginning, as it arrives. Raises ClientLeftError."""
+        at = 0
+        while True:
+            while at < len(self._pieces):
+                yield self._pieces[at]
+                at += 1
+            if self.whole:
+                return
+            if self._cut:
+                raise ClientLeftError("the client left before its body had arrived")
+            await self._more()
+
+    async def _more(self) -> None:
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        await future
+
+    def _wake(self) -> None:
+        for future in self._waiting:
+            if not future.done():
+                future.set_result(None)
+        self._waiting.clear()
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """What backends are asked: the terms, and the floats that belong to them."""
+
+    terms: Terms
+    body: Body
+
+    @property
+    def length(self) -> int:
+        """Vectors in the context."""
+        return self.terms.length
+
+    @cached_property
+    def head(self) -> bytes:
+        """The JSON that stands before the tensor, the same for every attempt.
+
+        Without the client's id and routing key, which are the gateway's affair, and for at least
+        the ten neighbours that labels are judged by.
+        """
+        top_k = max(self.terms.top_k, KEPT_NEIGHBORS)
+        return write_head(replace(self.terms, id=None, key=None, top_k=top_k))
