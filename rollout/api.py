@@ -27,7 +27,8 @@ from rollout.machine import AuditEntry
 from rollout.metrics import Metrics
 from rollout.models import identities
 from rollout.orders import Order, Refused, Result, Status, Verb
-from rollout.plan import DEFAULT_PLAN, PlanError, read_plan
+from rollout.plan import DEFAULT_PLAN
+from rollout.planfile import PlanError, read_plan
 from rollout.report import ReportInput, build, render_html
 
 MAX_BODY: Final = 1024 * 1024

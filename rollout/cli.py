@@ -21,7 +21,8 @@ from rich.text import Text
 
 from rollout.judge import Verdict
 from rollout.orders import Result, Status
-from rollout.plan import DEFAULT_PLAN, Plan, PlanError, parse_plan, write_plan
+from rollout.plan import DEFAULT_PLAN, Plan
+from rollout.planfile import PlanError, parse_plan, write_plan
 from rollout.tables import gate_view, status_view
 
 REFUSED: Final = 1

@@ -1,65 +1,22 @@
-"""What a rollout is meant to do: stages, gates, targets. Pure, and validated at birth.
+"""What a rollout is meant to do: stages, gates, targets, and what follows from a verdict. Pure.
 
-A plan is written once, by a person, in YAML. Reading it reports *every* fault at once, each with
-its path in the document and its line in the file, because a release engineer who fixes one fault
-per attempt loses an afternoon. So the checks have three layers, and all of them always run: the
-YAML itself, each field by itself (pydantic), and the fields against each other (`_cross_faults`,
-over whatever stages could be read).
+Values are validated at birth: each field by itself (pydantic), and the fields against each other
+(`cross_faults`, over whatever could be read). `rollout.planfile` reads and writes plans.
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Final, NamedTuple, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-import yaml
-from pydantic import (
-    BeforeValidator,
-    Field,
-    StringConstraints,
-    ValidationError,
-    model_validator,
-)
+from pydantic import Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from rollout.errors import RolloutError
-from rollout.snapshot import HITS, LABEL_WINDOW_S, Arm, Frozen, Mode, Percent, Scope, Unit
+from rollout.freeze import Freeze
+from rollout.quantities import Count, Name, Seconds, Share
+from rollout.snapshot import HITS, LABEL_WINDOW_S, Arm, Frozen, Mode, Scope, Unit
 
-MAX_TEXT: Final = 256 * 1024
-_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
-_DURATION: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)\s*")
 _EVERYTHING: Final = 100.0
-
-
-def seconds(value: object) -> object:
-    """Read `7d`, `36h`, `90s`, `500ms` or a number of seconds. Raises ValueError on other texts."""
-    if isinstance(value, bool):
-        raise ValueError("write a duration such as 7d, 36h, 15m, 90s, 500ms or a number of seconds")  # noqa: TRY004 - pydantic collects ValueError
-    if not isinstance(value, str):
-        return value
-    found = _DURATION.fullmatch(value)
-    if found is None:
-        raise ValueError("write a duration such as 7d, 36h, 15m, 90s, 500ms or a number of seconds")
-    return float(found[1]) * _UNITS[found[2]]
-
-
-def duration(value: float) -> str:
-    """Write a duration as its largest whole unit: `7d`, `36h`, `90s`, `0.5s`."""
-    for unit in ("d", "h", "m"):
-        if value and value % _UNITS[unit] == 0:
-            return f"{value / _UNITS[unit]:.0f}{unit}"
-    return f"{value:.3f}".rstrip("0").rstrip(".") + "s"
-
-
-def _no_truth_value(value: object) -> object:
-    if isinstance(value, bool):
-        raise ValueError("write a number, not true or false")  # noqa: TRY004 - pydantic collects ValueError
-    return value
-
-
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+$", max_length=64)]
-Seconds = Annotated[float, BeforeValidator(seconds), Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[Percent, BeforeValidator(_no_truth_value)]
-Count = Annotated[int, BeforeValidator(_no_truth_value), Field(ge=0)]
+_DAY: Final = 86_400.0
+Flag = Annotated[bool, Field(strict=True)]
 
 
 class Stage(Frozen):
@@ -77,6 +34,16 @@ class Stage(Frozen):
     min_requests: Count = Field(description="Requests in scope before the gate may open.")
     min_pairs: Count = Field(
         default=0, description="Requests that both arms answered, before the gate may open."
+    )
+    max_duration_s: Seconds | None = Field(
+        default=None, description="Deadline: a gate still shut after it is on_inconclusive."
+    )
+    max_requests: Count | None = Field(default=None, description="Likewise, in requests in scope.")
+    approval: Flag = Field(
+        default=False, description="Whether an approver must agree before the stage is left."
+    )
+    approval_timeout_s: Seconds = Field(
+        default=3 * _DAY, description="How long an approval is awaited before the rollout is held."
     )
 
     @property
@@ -110,164 +77,33 @@ class Plan(Frozen):
     label_window_s: Seconds = Field(
         default=LABEL_WINDOW_S, description="How long after a request its truth may arrive."
     )
+    on_pass: Literal["wait", "advance"] = Field(
+        default="wait", description="A gate that passes: wait for a person, or advance by itself."
+    )
+    on_fail: Literal["rollback", "hold"] = Field(
+        default="rollback", description="The rollback guard fires: 0 % at once, or hold."
+    )
+    on_inconclusive: Literal["hold", "rollback"] = Field(
+        default="hold", description="A stage's deadline or max_requests is reached undecided."
+    )
+    on_error: Literal["wait", "hold"] = Field(
+        default="wait",
+        description="It cannot be measured: wait until it can, or hold for a person.",
+    )
+    freeze: tuple[Freeze, ...] = Field(
+        default=(), description="Windows in which nothing advances; an abort always works."
+    )
+    max_retries: Count = Field(
+        default=3, description="How often `retry` may begin this plan anew after its end."
+    )
 
     @model_validator(mode="after")
     def _coherent(self) -> Self:
-        stages = [dict(stage) for stage in self.stages]
-        faults = _cross_faults(stages, self.targets, self.label_window_s)
+        faults = cross_faults({**dict(self), "stages": [dict(stage) for stage in self.stages]})
         if faults:
             told = "; ".join(f"{path}: {message}" for path, message in faults)
             raise PydanticCustomError("cross_faults", "{told}", {"told": told})
         return self
-
-
-class Fault(NamedTuple):
-    """One thing wrong with a plan. `line` counts from 1; None where there is no file."""
-
-    path: str
-    line: int | None
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.message}" if self.path else self.message
-
-
-class PlanError(RolloutError):
-    """A plan that cannot be followed, with everything that is wrong with it."""
-
-    status: ClassVar[int] = 422
-
-    def __init__(self, errors: Sequence[Fault]) -> None:
-        self.errors = tuple(errors)
-        super().__init__(
-            f"the plan has {len(self.errors)} fault{'s' * (len(self.errors) != 1)}: "
-            + "; ".join(map(str, self.errors))
-        )
-
-
-# --- reading -------------------------------------------------------------------------------------
-
-
-def parse_plan(text: str) -> Plan:
-    """Read a plan from YAML. Raises PlanError with every fault, by path and line."""
-    if len(text) > MAX_TEXT:
-        raise PlanError([Fault("", 1, f"the plan is longer than {MAX_TEXT} characters")])
-    try:
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent):  # what refers to itself has no end
-                line = event.start_mark.line + 1 if event.start_mark else None
-                raise PlanError([Fault("", line, f"write *{event.anchor} out: a plan is a tree")])
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        document = None if root is None else yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark else None
-        raise PlanError([Fault("", line, f"this is no YAML: {error.problem}")]) from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise PlanError([Fault("", None, f"this is no YAML: {error}")]) from None
-    except (RecursionError, TypeError):
-        raise PlanError([Fault("", None, "this is nested too deep, or has a key that is no text")])  # noqa: B904
-    lines: dict[str, int] = {}
-    twice = [] if root is None else list(_walk(root, "", lines))
-    return _read(document, lines, twice)
-
-
-def read_plan(document: object) -> Plan:
-    """Read a plan from plain values (the API's JSON). Raises PlanError with every fault."""
-    return _read(document, {}, [])
-
-
-def _read(document: object, lines: Mapping[str, int], known: list[Fault]) -> Plan:
-    if not isinstance(document, dict):
-        message = f"a plan is a mapping with the fields {', '.join(Plan.model_fields)}"
-        raise PlanError([*known, Fault("", 1 if lines else None, message)])
-    faults = list(known)
-    plan = None
-    try:
-        plan = Plan.model_validate(document)
-    except ValidationError as error:
-        faults += [
-            Fault(path, _line(path, lines), _told(detail))
-            for detail in error.errors()
-            if detail["type"] != "cross_faults"
-            for path in [_path(detail["loc"])]
-        ]
-        faults += [
-            Fault(path, _line(path, lines), message)
-            for path, message in _cross_faults_of(document)
-            if not any(fault.path == path for fault in faults)
-        ]
-    if plan is None or faults:
-        raise PlanError(sorted(faults, key=lambda fault: fault.line or 0))
-    return plan
-
-
-def _walk(node: yaml.Node, path: str, lines: dict[str, int]) -> Iterator[Fault]:
-    """Fill `lines` (path -> line); yield a fault for each key that stands twice."""
-    lines.setdefault(path, node.start_mark.line + 1)
-    if isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            yield from _walk(item, f"{path}[{index}]", lines)
-    elif isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            below = f"{path}.{key.value}".removeprefix(".")
-            if below in lines:
-                message = f"stands twice: first in line {lines[below]}"
-                yield Fault(below, key.start_mark.line + 1, message)
-                continue
-            lines[below] = key.start_mark.line + 1
-            yield from _walk(value, below, lines)
-
-
-def _path(loc: tuple[int | str, ...]) -> str:
-    steps = [step for step in loc if step != "[key]"]
-    in_list = bool(steps) and steps[0] == "stages"
-    return "".join(
-        f"[{step}]" if isinstance(step, int) and in_list else f".{step}" for step in steps
-    ).removeprefix(".")
-
-
-def _line(path: str, lines: Mapping[str, int]) -> int | None:
-    """Find the line of the nearest thing that stands in the file."""
-    while path and path not in lines:
-        path = path[: max(path.rfind("."), path.rfind("["), 0)]
-    return lines.get(path)
-
-
-def _told(detail: Mapping[str, Any]) -> str:
-    """Say in our words what pydantic found."""
-    message, found = str(detail["msg"]), str(detail["input"])[:60]
-    owner = Stage if detail["loc"][0] == "stages" else Plan
-    words = {
-        "missing": "is missing",
-        "extra_forbidden": f"is unknown: the fields are {', '.join(owner.model_fields)}",
-        "value_error": message.removeprefix("Value error, "),
-        "tuple_type": f"must be a list, not {found!r}",
-        "dict_type": f"must be a mapping, not {found!r}",
-        "model_type": f"must be a mapping, not {found!r}",
-        "string_pattern_mismatch": f"must match {detail.get('ctx', {}).get('pattern')}, "
-        f"unlike {found!r}",
-    }
-    said = f"{message[0].lower()}{message[1:]}, not {found!r}"
-    return words.get(str(detail["type"]), said)
-
-
-# --- writing -------------------------------------------------------------------------------------
-
-
-def write_plan(plan: Plan) -> str:
-    """Write a plan as YAML that `parse_plan` reads, each field under a sentence about it."""
-    values = plan.model_dump(mode="json")
-    values["label_window_s"] = duration(plan.label_window_s)
-    for stage, written in zip(plan.stages, values["stages"], strict=True):
-        written["min_duration_s"] = duration(stage.min_duration_s)
-    lines: list[str] = []
-    for name, field in Plan.model_fields.items():
-        lines.append(f"# {field.description}")
-        if name == "stages":
-            lines += [f"#   {key}: {of.description}" for key, of in Stage.model_fields.items()]
-        lines.append(yaml.safe_dump({name: values[name]}, sort_keys=False))
-    return "\n".join(lines)
 
 
 # --- fields against each other -------------------------------------------------------------------
@@ -276,11 +112,11 @@ Readable = Mapping[str, Any]
 """The fields of a stage that could be read each by itself."""
 
 
-def _cross_faults_of(document: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Check what can be read of a document that has other faults too."""
+def cross_faults_of(document: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Check what can be read of a document that has other faults too: (path, what is wrong)."""
     raw = document.get("stages")
     stages = [_readable(stage) for stage in raw] if isinstance(raw, list) else None
-    return _cross_faults(stages, document.get("targets"), document.get("label_window_s"))
+    return cross_faults({**document, "stages": stages})
 
 
 def _readable(raw: object) -> Readable:
@@ -301,15 +137,15 @@ _PLACEHOLDERS: Final[Readable] = {
 }  # fmt: skip
 
 
-def _cross_faults(
-    stages: Sequence[Readable] | None, targets: object, label_window_s: object
-) -> list[tuple[str, str]]:
-    """Check fields against each other, as far as they could be read."""
+def cross_faults(fields: Readable) -> list[tuple[str, str]]:
+    """Check fields against each other, as far as they could be read: (path, what is wrong)."""
     faults: list[tuple[str, str]] = []
+    stages, targets = fields.get("stages"), fields.get("targets")
     if stages is not None:
         faults += _name_faults(stages)
         for index, stage in enumerate(stages):
             faults += _mirror_faults(f"stages[{index}]", stage)
+            faults += _limit_faults(f"stages[{index}]", stage)
         faults += _order_faults(stages)
         faults += _last_faults(stages)
     if isinstance(targets, dict):
@@ -319,7 +155,7 @@ def _cross_faults(
             for k in targets
             if str(k) not in map(str, HITS)
         ]
-    if label_window_s == 0:
+    if fields.get("label_window_s") == 0:
         faults.append(("label_window_s", "must be longer than 0, or no truth can ever arrive"))
     return faults
 
@@ -341,6 +177,16 @@ def _mirror_faults(path: str, stage: Readable) -> Iterator[tuple[str, str]]:
     if mode == "ab" and sample == 0 and stage.get("min_pairs"):
         reason = "can never be reached: set shadow_sample, or nothing is paired"
         yield f"{path}.min_pairs", reason
+
+
+def _limit_faults(path: str, stage: Readable) -> Iterator[tuple[str, str]]:
+    """A limit below what must be seen first could only end the stage undecided."""
+    for most, least in (("max_duration_s", "min_duration_s"), ("max_requests", "min_requests")):
+        high, low = stage.get(most), stage.get(least)
+        if high is not None and low is not None and high <= low:
+            yield f"{path}.{most}", f"must be more than {least}, or the gate could never open"
+    if stage.get("approval") and stage.get("approval_timeout_s") == 0:
+        yield f"{path}.approval_timeout_s", "must be longer than 0, or nobody could approve"
 
 
 def _order_faults(stages: Sequence[Readable]) -> Iterator[tuple[str, str]]:
@@ -369,7 +215,7 @@ def _last_faults(stages: Sequence[Readable]) -> Iterator[tuple[str, str]]:
             yield f"{path}.{name}", f"must be {told}: a rollout's last stage is ab at 100 %"
 
 
-_WEEK: Final = 7 * 86_400.0
+_WEEK: Final = 7 * _DAY
 
 DEFAULT_PLAN: Final = Plan(
     name="default",

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from rollout.judge import Verdict
 from rollout.orders import RolloutStatus, Status
-from rollout.plan import duration
+from rollout.quantities import duration
 from rollout.snapshot import HITS
 from rollout.tally import Quantiles, RoleTally, StageTally
 from rollout.wording import span

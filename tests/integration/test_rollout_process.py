@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 
 from rollout.cli import app
 from rollout.feed import Feed
-from rollout.plan import DEFAULT_PLAN, write_plan
+from rollout.plan import DEFAULT_PLAN
+from rollout.planfile import write_plan
 from rollout.snapshot import Batch, Cell, Counter
 
 RUNNER = CliRunner()

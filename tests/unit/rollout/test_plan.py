@@ -5,15 +5,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rollout.plan import (
-    DEFAULT_PLAN,
-    PlanError,
-    duration,
-    parse_plan,
-    read_plan,
-    seconds,
-    write_plan,
-)
+from rollout.plan import DEFAULT_PLAN, Plan
+from rollout.planfile import PlanError, parse_plan, read_plan, schema, write_plan
+from rollout.quantities import WRITTEN_DURATION, duration, seconds
 
 GOOD = """\
 name: may
@@ -128,6 +122,48 @@ def test_a_plan_from_json_has_paths_and_no_lines() -> None:
         read_plan({"name": "x", "candidate": "phase2", "stages": [{"weight": -1}]})
     assert {fault.line for fault in caught.value.errors} == {None}
     assert "stages[0].mode" in {fault.path for fault in caught.value.errors}
+
+
+def test_the_schema_names_every_field_and_takes_written_durations() -> None:
+    described = schema()
+    assert set(described["properties"]) == set(Plan.model_fields)
+    stage = described["$defs"]["Stage"]["properties"]
+    assert {"type": "string", "pattern": WRITTEN_DURATION} in stage["min_duration_s"]["anyOf"]
+    assert all("description" in field for field in described["properties"].values())
+
+
+LIMITED = GOOD.replace("min_pairs: 1}", "min_pairs: 1, %s}")
+
+
+@pytest.mark.parametrize(
+    ("field", "path", "part"),
+    [
+        ("max_duration_s: 1h", "stages[0].max_duration_s", "must be more than min_duration_s"),
+        ("max_requests: 10", "stages[0].max_requests", "must be more than min_requests"),
+        ("approval: true, approval_timeout_s: 0", "stages[0].approval_timeout_s", "longer than 0"),
+        ("approval: 'yes'", "stages[0].approval", "boolean"),
+    ],
+)
+def test_limits_that_a_stage_could_never_keep_are_faults(field: str, path: str, part: str) -> None:
+    assert (4, path) in faults(LIMITED % field)
+    assert part in message(LIMITED % field)
+
+
+@pytest.mark.parametrize(
+    ("window", "path", "part"),
+    [
+        ("{begins: noon, ends: '13:00'}", "freeze[0].begins", "write 18:00 (every day)"),
+        ("{begins: '18:00', ends: 'mon 08:00'}", "freeze[0]", "both in the same form"),
+        ("{begins: '18:00', ends: '18:00'}", "freeze[0]", "not after it begins"),
+        ("{begins: '18:00', ends: '19:00', timezone: Mars/Base}", "freeze[0].timezone", "no time"),
+        ("{begins: '2026-02-30 00:00', ends: '2026-03-01 00:00'}", "freeze[0].begins", "day"),
+        ("{begins: '18:00', until: '19:00'}", "freeze[0].until", "the fields are begins, ends"),
+    ],
+)
+def test_a_freeze_window_that_cannot_be_read_is_a_fault(window: str, path: str, part: str) -> None:
+    text = f"{GOOD}freeze:\n  - {window}\n"
+    assert (7, path) in faults(text)
+    assert part in message(text)
 
 
 def test_a_plan_that_is_too_long_is_not_read() -> None:
