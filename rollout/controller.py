@@ -11,70 +11,59 @@ Time is the store's: two controllers never disagree about how long a stage has l
 
 import secrets
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Final, Literal
+from dataclasses import dataclass, replace
+from typing import Final
 
-from rollout.errors import Conflict, NoRollout, TooLate
+from rollout import history
+from rollout.errors import FrozenNow, MemoryLost, NoRollout, TooLate
+from rollout.forecast import forecast
+from rollout.history import History
 from rollout.judge import Verdict, judge, unreadable
-from rollout.machine import (
-    AuditEntry,
-    IllegalTransition,
-    Record,
-    begin,
-    live,
-    next_event,
-    step,
-    tiers_after,
-)
+from rollout.machine import Command, Detail, IllegalTransition, Record, begin, event_of, step
 from rollout.orders import Order, Refused, Result, Status, Verb, describe
 from rollout.plan import Plan
-from rollout.snapshot import Frozen, Position, Snapshot, Tier
+from rollout.snapshot import Tier
 from rollout.store.port import (
     Applied,
-    Change,
+    Behind,
+    Fenced,
     Journal,
     Late,
+    Lease,
     Moved,
-    Observations,
     Repeated,
     Store,
     Stored,
 )
 from rollout.tally import CountsError, StageTally, tally
+from rollout.tick import Act, Facts, Judgement, Move, Stay, barred, models, tick
 from rollout.tiers import merge_tiers, table_changes
+from rollout.transition import (
+    UNCHANGED,
+    Decision,
+    conflict,
+    draft,
+    lost_told,
+    orphan,
+    placed,
+    repeated,
+)
 
 CURRENT: Final = "current"
 ATTEMPTS: Final = 5
-KEPT_SAMPLES: Final = 1000
-FIRST: Final = Position(1, 1)
-UNCHANGED: Final = "nothing was changed"
+ALIVE_S: Final = 10.0
+"""How fresh a live gateway's heartbeat is."""
+TICKER: Final = "controller"
+"""Who acts, in the audit, when nobody asked."""
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
-    """What a command would make of the present record."""
+class Ticked:
+    """What a tick did, or why it did nothing."""
 
-    before: Record | None
-    after: Record
-    message: str
-    verdict: Verdict | None = None
-
-
-class Kept(Frozen):
-    """What is kept under an idempotency key: what was asked, and what it led to."""
-
-    asked: str
-    result: Result
-
-
-@dataclass(frozen=True, slots=True)
-class History:
-    """All that is known of one rollout: what a report is made of."""
-
-    record: Record
-    observations: Observations
-    journal: Journal
-    now: float
+    move: Move | None
+    result: Result | None = None
+    fenced: bool = False
 
 
 class Controller:
@@ -98,97 +87,169 @@ class Controller:
     # --- commands --------------------------------------------------------------------------------
 
     async def start(self, plan: Plan, order: Order) -> Result:
-        """Enter the first stage of `plan`. Raises IllegalTransition, CannotStart.
+        """Enter the first stage of `plan`. Raises IllegalTransition, CannotStart, FrozenNow.
 
         Inactive tiers that the settings add, change or drop are named in the answer's message.
         """
 
         async def decide(stored: Stored) -> Decision:
-            held = stored.record
-            if held and not held.ended:
-                raise IllegalTransition(
-                    f"start is illegal: {held.id} is {held.state} in its stage "
-                    f"{held.stage.name!r}, and one rollout runs at a time"
-                )
-            held_tiers = stored.snapshot.tiers if stored.snapshot else ()
-            tiers = merge_tiers(self._tiers, held_tiers)
-            record = begin(
-                plan,
-                tiers,
-                id_=f"{plan.name}-{self._new_token()[:8]}",
-                salt=self._new_token(),
-                now=stored.now,
-            )
-            changes = table_changes(held_tiers, tiers) if held_tiers else ()
-            told = f"; the tier table changes: {', '.join(changes)}" if changes else ""
-            return Decision(None, record, f"{record.id} entered {_stage(record)}{told}")
+            return await self._begun(plan, stored)
 
         return await self._carry_out("start", plan.model_dump_json(), order, decide)
 
+    async def retry(self, rollout: str, order: Order) -> Result:
+        """Start the plan of a rollout that ended anew: another id and salt, no old evidence."""
+
+        async def decide(stored: Stored) -> Decision:
+            before = await self._found(stored, rollout)
+            if before.state not in ("aborted", "rolled_back", "undone"):
+                raise IllegalTransition(
+                    f"retry is illegal: {before.id} is {before.state}; what was aborted, rolled "
+                    "back or undone can be tried again"
+                )
+            if before.attempt > before.plan.max_retries:
+                raise IllegalTransition(
+                    f"retry is illegal: {before.id} was attempt {before.attempt}, and its plan "
+                    f"allows {before.plan.max_retries} retries; `start` begins from the first"
+                )
+            return await self._begun(before.plan, stored, before)
+
+        return await self._carry_out("retry", rollout, order, decide)
+
     async def advance(self, rollout: str, order: Order) -> Result:
-        """Enter the next stage, or finish. Raises Refused unless the gate of this one is open."""
+        """Enter the next stage, or finish. Raises Refused unless the gate of this one is open.
+
+        Raises FrozenNow in a freeze window, and Refused while an approval is missing.
+        """
 
         async def decide(stored: Stored) -> Decision:
             record = _held(stored, rollout)
-            event = next_event(record)
-            step(record, event, stored.now)  # an illegal event is refused before the gate is asked
+            event = event_of("advance", record)  # what is illegal is refused before the gate
+            _thawed(record, stored.now)
             _, verdict = await self._judged(record, stored.now)
             if verdict.kind != "PASS":
                 raise Refused(
-                    f"{record.id} stays in {_stage(record)}, {verdict.reason}; nothing was changed",
+                    f"{record.id} stays in {placed(record)}, {verdict.reason}; {UNCHANGED}", verdict
+                )
+            if record.stage.approval and record.approval is None:
+                raise Refused(
+                    f"{record.id} stays in {placed(record)}: its gate has passed, but an approval "
+                    f"is missing (`turnout rollout approve`); {UNCHANGED}",
                     verdict,
                 )
-            after = step(record, event, stored.now, verdict=verdict)
-            told = (
-                f"{record.id} succeeded: {record.plan.candidate} is active"
-                if event == "finish"
-                else f"{record.id} entered {_stage(after)}"
-            )
-            return Decision(record, after, told, verdict)
+            after = step(record, event, stored.now, Detail(verdict=verdict))
+            return Decision.of(record, after, verdict, verdict.reason)
 
         return await self._carry_out("advance", rollout, order, decide)
 
+    async def promote(self, rollout: str, order: Order, *, full: bool = False) -> Result:
+        """Enter the next stage, or the last one, without waiting for the gate.
+
+        What the gate said is kept in the audit. Raises FrozenNow in a freeze window.
+        """
+
+        async def decide(stored: Stored) -> Decision:
+            record = _held(stored, rollout)
+            event = event_of("promote", record)
+            _thawed(record, stored.now)
+            _, verdict = await self._judged(record, stored.now)
+            to = len(record.plan.stages) - 1 if full and not record.last else None
+            after = step(record, event, stored.now, Detail(verdict=verdict, to=to))
+            note = f"without waiting for the gate, which said {verdict.kind}: {verdict.reason}"
+            return Decision.of(record, after, verdict, note)
+
+        subject = f"{rollout} --full" if full else rollout
+        return await self._carry_out("promote", subject, order, decide)
+
+    async def approve(self, rollout: str, order: Order) -> Result:
+        """Agree that the present stage may be left."""
+        return await self._plain("approve", rollout, order)
+
     async def pause(self, rollout: str, order: Order) -> Result:
-        """Freeze the weight."""
-        return await self._plain("pause", rollout, order, "is paused in", ATTEMPTS)
+        """Freeze the weight; the rollback guard stays armed."""
+        return await self._plain("pause", rollout, order, ATTEMPTS)
 
     async def resume(self, rollout: str, order: Order) -> Result:
-        """Go on in the same stage."""
-        return await self._plain("resume", rollout, order, "goes on in", 1)
+        """Go on in the same stage, after a pause or a hold."""
+        return await self._plain("resume", rollout, order)
 
     async def abort(self, rollout: str, order: Order) -> Result:
-        """Take all traffic off the candidate, for good."""
-        return await self._plain("abort", rollout, order, "was aborted in", ATTEMPTS)
+        """Take all traffic off the candidate, for good; also when the store lost its memory."""
+        return await self._plain("abort", rollout, order, ATTEMPTS)
+
+    async def undo(self, rollout: str, order: Order) -> Result:
+        """Bring the tier table back to what it was before a rollout that succeeded."""
+        return await self._plain("undo", rollout, order)
+
+    # --- by itself -------------------------------------------------------------------------------
+
+    async def tick(self, lease: Lease) -> Ticked:
+        """Look once, and take at most one step, as long as `lease` is held.
+
+        Raises RolloutError when the store is lost; what happened then shows at the next tick.
+        """
+        stored = await self._store.load()
+        record = stored.record
+        if record is None or record.ended:
+            return Ticked(None)
+        figures, verdict = await self._judged(record, stored.now)
+        move = self._move(stored, record, figures, verdict)
+        if isinstance(move, Stay):
+            return Ticked(move)
+        after = step(record, move.event, stored.now, move.detail)
+        decision = Decision.of(record, after, move.detail.verdict, move.reason)
+        order = Order(actor=TICKER, reason=move.reason[:1000])
+        made = draft(move.event, record.id, order, decision, stored)
+        key = f"tick:{record.id}:{stored.position}"
+        outcome = await self._store.commit(made.change(stored, key, lease))
+        if isinstance(outcome, Applied):
+            return Ticked(move, made.result)
+        return Ticked(move, fenced=isinstance(outcome, Fenced))
+
+    async def lead(self, holder: str, ttl_s: float) -> Lease | None:
+        """Take or renew the lease of the one that acts by itself; None while another has it."""
+        return await self._store.lead(holder, ttl_s)
+
+    async def resign(self, lease: Lease) -> None:
+        """Give the lease back."""
+        await self._store.resign(lease)
 
     # --- questions -------------------------------------------------------------------------------
 
     async def status(self) -> Status:
-        """Say where everything stands, and what the gate says now."""
+        """Say where everything stands, what the gate says, and what happens next."""
         stored = await self._store.load()
-        journal = await self._store.journal()
         record = stored.record
-        figures = verdict = None
+        figures = verdict = move = None
         if record:
             figures, verdict = await self._judged(record, stored.now)
+            move = self._move(stored, record, figures, verdict)
+        live = record is not None and not record.ended
         return Status(
             version=str(stored.position) if stored.position else None,
             now=stored.now,
             tiers=stored.snapshot.tiers if stored.snapshot else self._tiers,
             rollout=describe(record) if record else None,
-            verdict=verdict if record and not record.ended else None,
+            verdict=verdict if live else None,
+            next=_said(move) if live and move else None,
             tally=figures,
-            gateways=journal.heartbeats,
+            store_lost=lost_told(stored) if stored.lost else None,
+            gateways=stored.heartbeats,
         )
+
+    async def rollouts(self) -> tuple[Record, ...]:
+        """List the rollouts that are remembered, newest first."""
+        return await self._store.past()
+
+    async def rollout(self, rollout: str) -> Record:
+        """Give the record of one rollout, also of one that ended. Raises NoRollout."""
+        return await self._found(await self._store.load(), rollout)
 
     async def history(self, rollout: str) -> History:
         """Gather what a report is made of. Raises NoRollout."""
         stored = await self._store.load()
-        record = _held(stored, rollout)
-        visited = [visit.stage for visit in record.visits]
-        seen = await self._store.observations(
-            record.id, record.evidence_epoch, visited, samples=KEPT_SAMPLES
-        )
-        return History(record, seen, await self._store.journal(), stored.now)
+        record = await self._found(stored, rollout)
+        return await history.gather(self._store, record, stored.now)
 
     async def journal(self) -> Journal:
         """Read the audit and the heartbeats."""
@@ -205,23 +266,55 @@ class Controller:
     # --- the four steps --------------------------------------------------------------------------
 
     async def _plain(
-        self,
-        event: Literal["pause", "resume", "abort"],
-        rollout: str,
-        order: Order,
-        told: str,
-        attempts: int,
+        self, command: Command, rollout: str, order: Order, attempts: int = 1
     ) -> Result:
         meant = rollout
 
         async def decide(stored: Stored) -> Decision:
             nonlocal meant
+            if command == "abort" and (found := orphan(stored, rollout)):
+                return found
             record = _held(stored, meant)
             meant = record.id  # `current` is who it was at first: never the next one, tried again
-            after = step(record, event, stored.now)
-            return Decision(record, after, f"{record.id} {told} {_stage(after)}")
+            event = event_of(command, record)
+            seen = models(beat.identities for beat in stored.alive(ALIVE_S))
+            known = {arm: seen[arm] for arm in record.identities if arm in seen}
+            after = step(record, event, stored.now, Detail(actor=order.actor, identities=known))
+            decision = Decision.of(record, after)
+            if stored.lost and stored.furthest and (applied := stored.furthest.applied):
+                return replace(decision, tiers=applied.tiers)  # what serves is what gateways applied
+            return decision
 
-        return await self._carry_out(event, rollout, order, decide, attempts)
+        return await self._carry_out(command, rollout, order, decide, attempts)
+
+    async def _begun(self, plan: Plan, stored: Stored, before: Record | None = None) -> Decision:
+        """Decide about a new rollout. Raises IllegalTransition, CannotStart, FrozenNow."""
+        held = stored.record
+        if held and not held.ended:
+            raise IllegalTransition(
+                f"start is illegal: {held.id} is {held.state} in its stage "
+                f"{held.stage.name!r}, and one rollout runs at a time"
+            )
+        known = stored.furthest.applied if stored.lost and stored.furthest else stored.snapshot
+        held_tiers = known.tiers if known else ()
+        tiers = merge_tiers(self._tiers, held_tiers)
+        record = begin(
+            plan,
+            tiers,
+            id_=f"{plan.name}-{self._new_token()[:8]}",
+            salt=self._new_token(),
+            now=stored.now,
+            retry_of=before,
+        )
+        _thawed(record, stored.now)
+        changes = table_changes(held_tiers, tiers) if held_tiers else ()
+        traffic = await history.recent_traffic(self._store, plan.scope, stored.now)
+        return Decision.of(
+            None,
+            record,
+            forecast=forecast(plan, traffic),
+            also="; ".join([f"the tier table changes: {', '.join(changes)}"] if changes else []),
+        )
 
     async def _carry_out(
         self,
@@ -235,34 +328,38 @@ class Controller:
         for left in reversed(range(attempts)):
             stored = await self._store.load(key)
             if stored.outcome is not None:
-                return _repeated(stored.outcome, command, subject)
+                return repeated(stored.outcome, command, subject)
             if order.expected_version and order.expected != stored.position:
-                raise _conflict(order, stored.position)
-            decision = await decide(stored)
-            snapshot = _next_snapshot(stored, decision.after)
-            result = _result(command, decision, snapshot)
+                raise conflict(order, stored.position)
+            _remembers(stored, command)
+            made = draft(command, subject, order, await decide(stored), stored)
             if order.dry_run:
-                return result.model_copy(update={"outcome": "dry_run"})
-            kept = Kept(asked=_asked(command, subject, result), result=result)
-            change = Change(
-                expected=stored.position,
-                deadline_ms=stored.deadline_ms,
-                snapshot=snapshot,
-                record=decision.after,
-                entry=_entry(command, order, decision, snapshot),
-                idempotency_key=key,
-                outcome=kept.model_dump_json(),
-            )
-            match await self._store.commit(change):
+                return made.would
+            match await self._store.commit(made.change(stored, key)):
                 case Applied():
-                    return result
+                    return made.result
                 case Repeated(outcome):
-                    return _repeated(outcome, command, subject)
+                    return repeated(outcome, command, subject)
                 case Late():
                     raise TooLate(f"{command} reached the store after its deadline: {UNCHANGED}")
                 case Moved(current) if order.expected_version or not left:
-                    raise _conflict(order, current)
+                    raise conflict(order, current)
+                case Behind() if not left:
+                    raise conflict(order, stored.position)
         raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def _move(
+        self, stored: Stored, record: Record, figures: StageTally | None, verdict: Verdict
+    ) -> Move:
+        alive = stored.alive(ALIVE_S)
+        facts = Facts(
+            gateways=len(alive),
+            behind=sum(beat.position != stored.position for beat in alive),
+            identities=models(beat.identities for beat in alive),
+            requests=figures.requests if figures else 0,
+            store_lost=stored.lost,
+        )
+        return tick(record, Judgement.of(verdict), stored.now, facts)
 
     async def _judged(self, record: Record, now: float) -> tuple[StageTally | None, Verdict]:
         """Judge the stage that `record` is in, or was left in."""
@@ -276,8 +373,13 @@ class Controller:
         elapsed_s = (visit.left_at or now) - visit.entered_at
         return figures, judge(stage, figures, record.plan, elapsed_s)
 
-
-# --- the words of a transition -------------------------------------------------------------------
+    async def _found(self, stored: Stored, rollout: str) -> Record:
+        """Give a record, of the present rollout or of a past one. Raises NoRollout."""
+        if stored.record is None or rollout in (CURRENT, stored.record.id):
+            return _held(stored, rollout)
+        if found := await self._store.past(rollout):
+            return found[0]
+        raise NoRollout(f"no rollout {rollout!r} is remembered: `turnout rollout list` names them")
 
 
 def _held(stored: Stored, rollout: str) -> Record:
@@ -286,79 +388,30 @@ def _held(stored: Stored, rollout: str) -> Record:
     if record is None:
         raise NoRollout("there is no rollout yet: start one")
     if rollout not in (CURRENT, record.id):
-        raise NoRollout(f"there is no rollout {rollout!r}: the current one is {record.id!r}")
+        raise NoRollout(f"{rollout!r} is not the current rollout: that is {record.id!r}")
     return record
 
 
-def _next_snapshot(stored: Stored, record: Record) -> Snapshot:
-    before = stored.position
-    after = Position(before.epoch, before.version + 1) if before else FIRST
-    return Snapshot(
-        epoch=after.epoch,
-        version=after.version,
-        tiers=tiers_after(record),
-        rollout=live(record),
-        changed_at=stored.now,
+def _thawed(record: Record, now: float) -> None:
+    if told := barred(record, now):
+        raise FrozenNow(f"the plan {record.plan.name!r} is {told}: {UNCHANGED}")
+
+
+def _remembers(stored: Stored, command: Verb) -> None:
+    """Refuse to build on a store that lost its memory, but for what takes traffic off."""
+    if not stored.lost or command == "abort":
+        return
+    gone = stored.furthest.applied if stored.furthest else None
+    free = (
+        gone is not None and gone.rollout is None and (stored.record is None or stored.record.ended)
+    )
+    if free and command in ("start", "retry"):
+        return
+    raise MemoryLost(
+        f"{lost_told(stored)}: {command} would build on what is gone; `turnout rollout abort` "
+        f"brings every gateway back to 0 % first; {UNCHANGED}"
     )
 
 
-def _result(command: Verb, decision: Decision, snapshot: Snapshot) -> Result:
-    return Result(
-        outcome="applied",
-        command=command,
-        version=str(snapshot.position),
-        rollout=decision.after.id,
-        state=decision.after.state,
-        stage=decision.after.stage.name,
-        message=decision.message,
-        verdict=decision.verdict,
-    )
-
-
-def _entry(command: Verb, order: Order, decision: Decision, snapshot: Snapshot) -> AuditEntry:
-    before, after = decision.before, decision.after
-    return AuditEntry(
-        at=snapshot.changed_at,
-        actor=order.actor,
-        command=command,
-        reason=order.reason,
-        rollout=after.id,
-        state_before=before.state if before else "none",
-        state_after=after.state,
-        stage_before=before.stage.name if before else "-",
-        stage_after=after.stage.name,
-        epoch=snapshot.epoch,
-        version=snapshot.version,
-        note=decision.verdict.reason if decision.verdict else "",
-    )
-
-
-def _asked(command: Verb, subject: str, result: Result) -> str:
-    """Say what was asked in one way: `current` is the id of the rollout that the command met."""
-    return f"{command} {result.rollout if subject == CURRENT else subject}"
-
-
-def _repeated(outcome: str, command: Verb, subject: str) -> Result:
-    """Hand out the first outcome again. Raises Conflict when the key was another command's."""
-    kept = Kept.model_validate_json(outcome)
-    if kept.asked != _asked(command, subject, kept.result):
-        raise Conflict(
-            f"this idempotency key was used for another command ({kept.result.command} of "
-            f"{kept.result.rollout}): {UNCHANGED}; draw a new key for each command"
-        )
-    return kept.result.model_copy(update={"outcome": "repeated"})
-
-
-def _conflict(order: Order, current: Position | None) -> Conflict:
-    found = f"at version {current}" if current else "empty"
-    wanted = (
-        f"version {order.expected_version} was expected"
-        if order.expected_version
-        else ("somebody else's command came in between")
-    )
-    return Conflict(f"the store is {found}, but {wanted}: {UNCHANGED}; look at the status again")
-
-
-def _stage(record: Record) -> str:
-    stage = record.stage
-    return f"stage {stage.name} ({stage.weight:g} % {stage.mode})"
+def _said(move: Move) -> str:
+    return f"{move.event}: {move.reason}" if isinstance(move, Act) else move.reason

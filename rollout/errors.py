@@ -41,3 +41,15 @@ class NoRollout(RolloutError):  # noqa: N818 - a state of the world, not a mista
     """There is no such rollout."""
 
     status: ClassVar[int] = 404
+
+
+class MemoryLost(RolloutError):  # noqa: N818 - a state of the world, not a mistake
+    """The store stands behind what a gateway has applied, and the command builds on it."""
+
+    status: ClassVar[int] = 409
+
+
+class FrozenNow(RolloutError):  # noqa: N818 - a state of the world, not a mistake
+    """A freeze window of the plan holds. Nothing was changed."""
+
+    status: ClassVar[int] = 409

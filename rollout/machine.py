@@ -3,12 +3,14 @@
 A `Record` is a value. `step` takes a record and an event and returns the next record, or raises
 `IllegalTransition` and has changed nothing. What a gateway must do follows from the record alone:
 `live` (the split under trial) and `tiers_after` (the table). Nothing here reads a clock, draws a
-salt or knows that a store exists.
+salt or knows that a store exists. `rollout.tick` decides which events happen by themselves.
 
-`advance` and `finish` are one command to a release engineer; here they are two events, because
-they lead to two states: `next_event` says which one the present stage allows.
+A command and an event are not the same: `advance` leads to another state in the last stage than
+before it, `resume` means something else to a person's pause than to the controller's hold, and a
+late approval also releases. `EVENTS_OF` and `event_of` say which event a command means.
 """
 
+from collections.abc import Callable, Mapping
 from typing import ClassVar, Final, Literal
 
 from pydantic import Field
@@ -19,36 +21,93 @@ from rollout.plan import Plan, Stage
 from rollout.snapshot import Arm, Frozen, Live, Tier
 from rollout.tiers import check_scope, incumbent_of
 
-State = Literal["running", "paused", "succeeded", "aborted"]
-Event = Literal["start", "advance", "finish", "pause", "resume", "abort"]
+State = Literal[
+    "running", "waiting", "paused", "held", "succeeded", "aborted", "rolled_back", "undone"
+]
+Event = Literal[
+    "start", "advance", "finish", "promote", "complete", "ask", "approve", "lapse", "reopen",
+    "pause", "resume", "hold", "release", "identify", "void", "rollback", "abort", "undo",
+]  # fmt: skip
 Before = State | Literal["none"]
 """`none` is the state of a rollout that does not exist yet."""
 
+LIVE: Final[tuple[State, ...]] = ("running", "waiting", "paused", "held")
+"""The states in which the candidate gets traffic."""
 TRANSITIONS: Final[dict[tuple[Before, Event], State]] = {
     ("none", "start"): "running",
     ("running", "advance"): "running",
     ("running", "finish"): "succeeded",
-    ("running", "pause"): "paused",
+    **{(before, "promote"): "running" for before in ("running", "waiting", "held")},
+    **{(before, "complete"): "succeeded" for before in ("running", "waiting", "held")},
+    ("running", "ask"): "waiting",
+    ("running", "approve"): "running",
+    ("waiting", "approve"): "running",
+    ("waiting", "lapse"): "held",
+    ("held", "reopen"): "running",
+    **{(before, "pause"): "paused" for before in ("running", "waiting", "held")},
     ("paused", "resume"): "running",
-    ("running", "abort"): "aborted",
-    ("paused", "abort"): "aborted",
+    ("running", "hold"): "held",
+    ("waiting", "hold"): "held",
+    ("held", "release"): "running",
+    **{(before, "identify"): before for before in LIVE},
+    ("running", "void"): "held",
+    ("waiting", "void"): "held",
+    ("held", "void"): "held",
+    ("paused", "void"): "paused",
+    **{(before, "rollback"): "rolled_back" for before in LIVE},
+    **{(before, "abort"): "aborted" for before in LIVE},
+    ("succeeded", "undo"): "undone",
 }
 MEANING: Final[dict[Event, str]] = {
     "start": "enters the first stage",
     "advance": "enters the next stage: not from the last one",
     "finish": "leaves the last stage, and the candidate becomes active",
-    "pause": "freezes the weight where it is",
+    "promote": "enters a later stage without waiting for the gate",
+    "complete": "leaves the last stage without waiting for its gate",
+    "ask": "the gate has passed, and an approver is awaited",
+    "approve": "an approver agrees that this stage may be left",
+    "lapse": "nobody approved in time",
+    "reopen": "an approval that came after that",
+    "pause": "a person freezes the weight where it is",
     "resume": "goes on in the same stage",
-    "abort": "takes all traffic off the candidate, for good",
+    "hold": "the controller freezes the weight, and says why",
+    "release": "a person lets it go on in the same stage",
+    "identify": "learns which models the arms compute with",
+    "void": "a model has changed: the evidence so far counts no more",
+    "rollback": "the guard takes all traffic off the candidate, for good",
+    "abort": "a person takes all traffic off the candidate, for good",
+    "undo": "the tier table is as it was before the rollout, in one step",
 }
+
+Cause = Literal["evidence", "limit", "approval", "model", "error"]
+"""Why the controller holds: what was measured, a stage's limit, a late approval, a model that
+changed, or what could not be measured."""
+Identities = Mapping[str, tuple[str, ...]]
+"""Arm -> what its model servers say that they are; more than one while one replaces another."""
 
 
 class Visit(Frozen):
-    """The time spent in one stage, in Unix seconds."""
+    """The time spent in one stage under one evidence epoch, in Unix seconds."""
 
     stage: str
     entered_at: float
     left_at: float | None = None
+    evidence_epoch: int = 1
+
+
+class Approval(Frozen):
+    """Who agreed that the present stage may be left."""
+
+    actor: str
+    at: float
+
+
+class Hold(Frozen):
+    """Why the controller holds a rollout, and since when."""
+
+    cause: Cause
+    reason: str
+    at: float
 
 
 class Record(Frozen):
@@ -69,6 +128,18 @@ class Record(Frozen):
     visits: tuple[Visit, ...]
     tiers_before: tuple[Tier, ...]
     verdicts: dict[str, Verdict] = Field(default_factory=dict)
+    attempt: int = Field(default=1, ge=1)
+    retry_of: str | None = None
+    """The id of the attempt before this one."""
+    approval: Approval | None = None
+    """Of the present stage alone."""
+    asked_at: float | None = None
+    """Since when an approval is awaited."""
+    hold: Hold | None = None
+    extended: bool = False
+    """Whether a person let the present stage go on past its limit."""
+    identities: dict[Arm, tuple[str, ...]] = Field(default_factory=dict)
+    """The models that the present evidence is about, as far as they are known."""
 
     @property
     def stage(self) -> Stage:
@@ -76,9 +147,14 @@ class Record(Frozen):
         return self.plan.stages[self.stage_index]
 
     @property
+    def last(self) -> bool:
+        """Whether the present stage is the plan's last one."""
+        return self.stage_index == len(self.plan.stages) - 1
+
+    @property
     def ended(self) -> bool:
-        """Whether no event is legal any more."""
-        return self.state in ("succeeded", "aborted")
+        """Whether the candidate is on trial no more. Only `undo` may follow, and only success."""
+        return self.state not in LIVE
 
 
 class AuditEntry(Frozen):
@@ -104,10 +180,31 @@ class IllegalTransition(RolloutError):  # noqa: N818 - the name says what was tr
     status: ClassVar[int] = 409
 
 
+class Detail(Frozen):
+    """What comes with an event, where the event needs it."""
+
+    actor: str = ""
+    verdict: Verdict | None = None
+    """What the stage that is left was left on."""
+    to: int | None = Field(default=None, ge=0)
+    """`promote`: the index of the stage to enter; by default the next one."""
+    cause: Cause = "evidence"
+    reason: str = ""
+    identities: dict[Arm, tuple[str, ...]] = Field(default_factory=dict)
+
+
 # --- the life ------------------------------------------------------------------------------------
 
 
-def begin(plan: Plan, tiers: tuple[Tier, ...], *, id_: str, salt: str, now: float) -> Record:
+def begin(
+    plan: Plan,
+    tiers: tuple[Tier, ...],
+    *,
+    id_: str,
+    salt: str,
+    now: float,
+    retry_of: Record | None = None,
+) -> Record:
     """Enter the first stage of `plan`. Raises CannotStart when the table does not allow it."""
     incumbent = incumbent_of(plan.candidate, tiers)
     check_scope(plan.scope, plan.candidate, incumbent, tiers)
@@ -122,47 +219,156 @@ def begin(plan: Plan, tiers: tuple[Tier, ...], *, id_: str, salt: str, now: floa
         started_at=now,
         visits=(Visit(stage=plan.stages[0].name, entered_at=now),),
         tiers_before=tiers,
+        attempt=retry_of.attempt + 1 if retry_of else 1,
+        retry_of=retry_of.id if retry_of else None,
     )
 
 
-def step(record: Record, event: Event, now: float, *, verdict: Verdict | None = None) -> Record:
-    """Apply one event at Unix second `now`; `verdict` is what the stage that is left was left on.
+def step(record: Record, event: Event, now: float, detail: Detail | None = None) -> Record:
+    """Apply one event at Unix second `now`.
 
     Raises IllegalTransition, which names the state, the event and what is legal.
     """
     if event not in legal(record):
-        able = ", ".join(legal(record)) or "nothing: the rollout has ended"
-        where = f"{record.state} in its stage {record.stage.name!r}"
-        raise IllegalTransition(f"{event} is illegal: {record.id} is {where}; legal is {able}")
+        raise IllegalTransition(f"{event} is illegal: {_told(record)}")
+    detail = detail or Detail()
     changes: dict[str, object] = {"state": TRANSITIONS[record.state, event]}
-    if verdict is not None:
-        changes["verdicts"] = {**record.verdicts, record.stage.name: verdict}
-    if event in ("advance", "finish", "abort"):
-        left = record.visits[-1].model_copy(update={"left_at": now})
-        changes["visits"] = (*record.visits[:-1], left)
-    if event == "advance":
-        stage = record.plan.stages[record.stage_index + 1]
-        changes["stage_index"] = record.stage_index + 1
-        changes["visits"] = (
-            *record.visits[:-1],
-            record.visits[-1].model_copy(update={"left_at": now}),
-            Visit(stage=stage.name, entered_at=now),
-        )
-    if event in ("finish", "abort"):
-        changes["ended_at"] = now
+    if effect := _EFFECTS.get(event):
+        changes |= effect(record, now, detail)
+    if detail.verdict is not None:
+        changes["verdicts"] = {**record.verdicts, record.stage.name: detail.verdict}
     return record.model_copy(update=changes)
 
 
 def legal(record: Record) -> tuple[Event, ...]:
     """List the events that `record` allows, in the table's order."""
-    last = record.stage_index == len(record.plan.stages) - 1
-    barred: Event = "advance" if last else "finish"
-    return tuple(event for state, event in TRANSITIONS if state == record.state and event != barred)
+    barred: set[Event] = {"advance", "promote"} if record.last else {"finish", "complete"}
+    if record.hold is None or record.hold.cause != "approval":
+        barred.add("reopen")
+    return tuple(
+        event for state, event in TRANSITIONS if state == record.state and event not in barred
+    )
 
 
-def next_event(record: Record) -> Event:
-    """Name the event that the command `advance` means in the present stage."""
-    return "finish" if record.stage_index == len(record.plan.stages) - 1 else "advance"
+def _told(record: Record) -> str:
+    able = ", ".join(commands(record)) or "nothing"
+    if record.ended:
+        return f"{record.id} has ended ({record.state}); possible is {able}"
+    where = f"{record.state} in its stage {record.stage.name!r}"
+    return f"{record.id} is {where}; possible is {able}"
+
+
+# --- what each event changes ---------------------------------------------------------------------
+
+Effect = Callable[[Record, float, Detail], dict[str, object]]
+_CLEARED: Final[Mapping[str, object]] = {
+    "approval": None, "asked_at": None, "hold": None, "extended": False,
+}  # fmt: skip
+
+
+def _leave(record: Record, now: float) -> tuple[Visit, ...]:
+    *before, last = record.visits
+    return (*before, last.model_copy(update={"left_at": now}))
+
+
+def _enter(record: Record, now: float, detail: Detail) -> dict[str, object]:
+    """Enter the next stage or a later one; never one that was visited."""
+    place = record.stage_index + 1 if detail.to is None else detail.to
+    if not record.stage_index < place < len(record.plan.stages):
+        names = [stage.name for stage in record.plan.stages[record.stage_index + 1 :]]
+        raise IllegalTransition(
+            f"stage number {place + 1} is none that {record.id} could enter: "
+            f"ahead lie {', '.join(names)}"
+        )
+    stage = record.plan.stages[place]
+    entered = Visit(stage=stage.name, entered_at=now, evidence_epoch=record.evidence_epoch)
+    return {"stage_index": place, "visits": (*_leave(record, now), entered), **_CLEARED}
+
+
+def _end(record: Record, now: float, _: Detail) -> dict[str, object]:
+    return {"visits": _leave(record, now), "ended_at": now, **_CLEARED}
+
+
+def _approve(_: Record, now: float, detail: Detail) -> dict[str, object]:
+    approval = Approval(actor=detail.actor, at=now)
+    return {"approval": approval, "asked_at": None, "hold": None}
+
+
+def _hold(_: Record, now: float, detail: Detail) -> dict[str, object]:
+    held = Hold(cause=detail.cause, reason=detail.reason, at=now)
+    return {"hold": held, "asked_at": None}
+
+
+def _go_on(record: Record, _: float, detail: Detail) -> dict[str, object]:
+    past = record.extended or (record.hold is not None and record.hold.cause == "limit")
+    known = {**record.identities, **detail.identities}
+    return {"hold": None, "extended": past, "identities": known}
+
+
+def _identify(record: Record, _: float, detail: Detail) -> dict[str, object]:
+    return {"identities": {**record.identities, **detail.identities}}
+
+
+def _void(record: Record, now: float, detail: Detail) -> dict[str, object]:
+    """Begin the present stage again under a new evidence epoch, about the models that are there."""
+    epoch = record.evidence_epoch + 1
+    again = Visit(stage=record.stage.name, entered_at=now, evidence_epoch=epoch)
+    return {
+        "evidence_epoch": epoch,
+        "visits": (*_leave(record, now), again),
+        "identities": {**record.identities, **detail.identities},
+        **_CLEARED,
+        "hold": Hold(cause="model", reason=detail.reason, at=now),
+    }
+
+
+_EFFECTS: Final[Mapping[Event, Effect]] = {
+    "advance": _enter,
+    "promote": _enter,
+    "finish": _end,
+    "complete": _end,
+    "rollback": _end,
+    "abort": _end,
+    "ask": lambda _record, now, _detail: {"asked_at": now},
+    "approve": _approve,
+    "reopen": _approve,
+    "lapse": _hold,
+    "hold": _hold,
+    "release": _go_on,
+    "resume": _go_on,
+    "pause": lambda _record, _now, _detail: {"asked_at": None},
+    "identify": _identify,
+    "void": _void,
+}
+
+# --- commands ------------------------------------------------------------------------------------
+
+Command = Literal["advance", "promote", "approve", "pause", "resume", "abort", "undo"]
+EVENTS_OF: Final[Mapping[Command, tuple[Event, ...]]] = {
+    "advance": ("advance", "finish"),
+    "promote": ("promote", "complete"),
+    "approve": ("approve", "reopen"),
+    "pause": ("pause",),
+    "resume": ("resume", "release"),
+    "abort": ("abort",),
+    "undo": ("undo",),
+}
+"""What a person may ask of a rollout, and the events that this can mean."""
+
+
+def event_of(command: Command, record: Record) -> Event:
+    """Say which event a command means in the state of `record`. Raises IllegalTransition."""
+    able = legal(record)
+    for event in EVENTS_OF[command]:
+        if event in able:
+            return event
+    raise IllegalTransition(f"{command} is illegal: {_told(record)}")
+
+
+def commands(record: Record) -> tuple[Command, ...]:
+    """List the commands that `record` allows."""
+    able = legal(record)
+    return tuple(name for name, events in EVENTS_OF.items() if not set(able).isdisjoint(events))
 
 
 # --- what a gateway must do ----------------------------------------------------------------------
@@ -193,7 +399,7 @@ def tiers_after(record: Record) -> tuple[Tier, ...]:
     """Give the tier table that holds now.
 
     Success makes the candidate active, and with `scope: all` the only active one; in every other
-    state the table is as it was before.
+    state, also after an undo, the table is as it was before.
     """
     if record.state != "succeeded":
         return record.tiers_before
@@ -202,14 +408,3 @@ def tiers_after(record: Record) -> tuple[Tier, ...]:
         tier.model_copy(update={"active": tier.arm == candidate or (tier.active and not alone)})
         for tier in record.tiers_before
     )
-
-
-def mermaid() -> str:
-    """Draw the table as a Mermaid state diagram, for the docs."""
-    lines = ["stateDiagram-v2"]
-    for (before, event), after in TRANSITIONS.items():
-        start = "[*]" if before == "none" else before
-        lines.append(f"    {start} --> {after}: {event} ({MEANING[event]})")
-    ends = sorted(set(TRANSITIONS.values()) - {before for before, _ in TRANSITIONS})
-    lines += [f"    {state} --> [*]" for state in ends]
-    return "\n".join(lines) + "\n"

@@ -75,6 +75,14 @@ def _state_sentence(headline: Headline) -> str:
             return f"The rollout succeeded after {span}: it went through its last stage."
         case "aborted":
             return f"The rollout was aborted after {span}, in the stage {headline.stage}."
+        case "rolled_back":
+            return f"The guard rolled back after {span}, in the stage {headline.stage}."
+        case "undone":
+            return f"The rollout succeeded after {span}, and was undone later."
+        case "waiting":
+            return f"An approval of the stage {headline.stage} is awaited, {span} after the start."
+        case "held":
+            return f"The rollout is held in the stage {headline.stage}, {span} after its start."
         case "paused":
             return f"The rollout is paused in the stage {headline.stage}, {span} after its start."
         case "running":

@@ -5,19 +5,29 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from rollout.errors import RolloutError
+from rollout.forecast import Forecast
 from rollout.judge import Verdict
-from rollout.machine import Event, Record, legal, live
+from rollout.machine import Approval, Command, Event, Hold, Record, commands, live
 from rollout.plan import Plan
 from rollout.snapshot import Arm, Frozen, Heartbeat, Mode, Position, Tier
 from rollout.tally import StageTally
 
-Verb = Literal["start", "advance", "pause", "resume", "abort"]
+Verb = Literal[
+    "start", "retry", "advance", "promote", "approve", "pause", "resume", "abort", "undo"
+]
+By = Verb | Event
+"""What stands in the audit: a person's command, or the event of a tick."""
 
 
 class Order(Frozen):
     """What comes with every command."""
 
-    actor: str = Field(min_length=1, max_length=128, description="Who asks.")
+    actor: str = Field(
+        default="anonymous",
+        min_length=1,
+        max_length=128,
+        description="Who asks. Where the controller has API keys, the name of the key instead.",
+    )
     reason: str = Field(min_length=1, max_length=1000, description="Why: kept in the audit.")
     idempotency_key: str | None = Field(
         default=None,
@@ -42,13 +52,15 @@ class Result(Frozen):
     """What a command led to. `version` is where the store stands after it, as `epoch.version`."""
 
     outcome: Literal["applied", "repeated", "dry_run"]
-    command: Verb
+    command: By
     version: str
     rollout: str
     state: str
     stage: str
     message: str
     verdict: Verdict | None = None
+    forecast: Forecast | None = None
+    """Of `start` and `retry`: how long the stages will take."""
 
 
 class RolloutStatus(Frozen):
@@ -69,8 +81,15 @@ class RolloutStatus(Frozen):
     entered_at: float
     started_at: float
     ended_at: float | None
-    legal: tuple[Event, ...]
+    commands: tuple[Command, ...]
+    """What a person may ask for now."""
     verdicts: dict[str, Verdict]
+    evidence_epoch: int
+    attempt: int
+    retry_of: str | None
+    approval: Approval | None
+    hold: Hold | None
+    identities: dict[Arm, tuple[str, ...]]
 
 
 class Status(Frozen):
@@ -82,7 +101,12 @@ class Status(Frozen):
     rollout: RolloutStatus | None
     verdict: Verdict | None = None
     """What the gate of the present stage says; None when no rollout is under way."""
+    next: str | None = None
+    """What happens by itself now, or why nothing does."""
     tally: StageTally | None = None
+    store_lost: str | None = None
+    """Set while the store stands behind what a gateway has applied: what is known of it."""
+    leader: str | None = None
     gateways: tuple[Heartbeat, ...] = ()
 
 
@@ -113,6 +137,12 @@ def describe(record: Record) -> RolloutStatus:
         entered_at=record.visits[-1].entered_at,
         started_at=record.started_at,
         ended_at=record.ended_at,
-        legal=legal(record),
+        commands=commands(record),
         verdicts=record.verdicts,
+        evidence_epoch=record.evidence_epoch,
+        attempt=record.attempt,
+        retry_of=record.retry_of,
+        approval=record.approval,
+        hold=record.hold,
+        identities=record.identities,
     )

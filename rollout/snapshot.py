@@ -186,6 +186,15 @@ class Heartbeat(Frozen):
     """Whether the local file `hold-at-incumbent` stops candidate traffic here."""
     dropped: int = 0
     """Counts lost since boot because the spool was full."""
+    identities: dict[Arm, str] = Field(default_factory=dict)
+    """What each arm's model server says that it computes with; an arm that does not is left out."""
+    applied: Snapshot | None = None
+    """What was applied: a store that lost its memory learns from it what is in force."""
+
+    @property
+    def position(self) -> Position:
+        """The place of the snapshot that was applied."""
+        return Position(self.epoch, self.version)
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,6 +334,14 @@ class Keys:
         """String: the Snapshot as JSON. Written only by transition.lua."""
         self.record = f"{self.prefix}record"
         """String: the controller's record of the rollout, as JSON. Written with the snapshot."""
+        self.records = f"{self.prefix}records"
+        """Hash: rollout -> its Record as JSON: the present one and the last ones that ended."""
+        self.rollouts = f"{self.prefix}rollouts"
+        """List: the rollouts in `records`, newest first."""
+        self.lease = f"{self.prefix}lease"
+        """String, with a TTL: `holder:token` of the controller that acts by itself."""
+        self.fence = f"{self.prefix}fence"
+        """String: the newest token of a lease. It only grows."""
         self.audit = f"{self.prefix}audit"
         """Stream: one entry per transition, in order."""
         self.changed = f"{self.prefix}changed"

@@ -62,7 +62,7 @@ def _headline(rollout: RolloutStatus) -> str:
     began = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(rollout.started_at))
     return (
         f"rollout {rollout.id}: {rollout.state}, {rollout.candidate} against {rollout.incumbent}, "
-        f"since {began}; next may come: {', '.join(rollout.legal) or 'nothing, it has ended'}"
+        f"since {began}; next may come: {', '.join(rollout.commands) or 'nothing, it has ended'}"
     )
 
 

@@ -164,7 +164,8 @@ class Service:
 
     async def _beat(self) -> None:
         while True:
-            position = self._snapshots.current.position
+            current = self._snapshots.current
+            position = current.position
             heartbeat = Heartbeat(
                 boot=self._observer.boot,
                 at=time.time(),
@@ -172,6 +173,7 @@ class Service:
                 version=position.version,
                 held=self._snapshots.held,
                 dropped=self._observer.dropped,
+                applied=current if current.version else None,
             )
             await self._observer.beat(heartbeat)
             await asyncio.sleep(BEAT_S)

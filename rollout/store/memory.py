@@ -1,4 +1,4 @@
-"""The store in this process: the same four verbs, for tests and simulations under any clock.
+"""The store in this process: the same verbs, for tests and simulations under any clock.
 
 It ships beside the real one and passes the same tests. It keeps a stage's totals and no minutes.
 Nothing survives the process, and nothing is shared with another: a controller that serves people
@@ -11,10 +11,14 @@ from collections.abc import Callable, Sequence
 from rollout.machine import AuditEntry, Record
 from rollout.snapshot import ALL_MINUTES, Batch, Heartbeat, Sample, Snapshot
 from rollout.store.port import (
+    KEPT_RECORDS,
     Applied,
+    Behind,
     Change,
+    Fenced,
     Journal,
     Late,
+    Lease,
     Moved,
     Observations,
     Outcome,
@@ -37,13 +41,17 @@ class MemoryStore:
         self._samples: list[Sample] = []
         self._sequences: dict[str, int] = {}
         self._heartbeats: dict[str, Heartbeat] = {}
+        self._records: dict[str, Record] = {}
+        self._lease: tuple[Lease, float] | None = None
+        self._fence = 0
 
     async def load(self, idempotency_key: str | None = None) -> Stored:
         """Read the present state."""
         now = self._clock()
         outcome = None if idempotency_key is None else self._outcomes.get(idempotency_key)
         deadline_ms = int(now * 1000) + self._budget_ms
-        return Stored(self._snapshot, self._record, now, deadline_ms, outcome)
+        beats = tuple(self._heartbeats.values())
+        return Stored(self._snapshot, self._record, now, deadline_ms, outcome, beats)
 
     async def commit(self, change: Change) -> Outcome:
         """Apply `change` or do nothing."""
@@ -54,7 +62,15 @@ class MemoryStore:
         current = self._snapshot.position if self._snapshot else None
         if current != change.expected:
             return Moved(current)
-        self._snapshot, self._record = change.snapshot, change.record
+        if change.lease is not None and change.lease != self._holding():
+            return Fenced()
+        if any(beat.position >= change.snapshot.position for beat in self._heartbeats.values()):
+            return Behind()
+        self._snapshot = change.snapshot
+        if change.record is not None:
+            self._record = self._records[change.record.id] = change.record
+            for oldest in list(self._records)[:-KEPT_RECORDS]:
+                del self._records[oldest]
         self._entries.append(change.entry)
         self._outcomes[change.idempotency_key] = change.outcome
         return Applied()
@@ -75,6 +91,31 @@ class MemoryStore:
     async def journal(self) -> Journal:
         """Read the audit and the heartbeats."""
         return Journal(tuple(self._entries), tuple(self._heartbeats.values()))
+
+    async def past(self, rollout: str | None = None) -> tuple[Record, ...]:
+        """Read the records of rollouts, newest first, or of one."""
+        if rollout is not None:
+            return tuple(filter(None, [self._records.get(rollout)]))
+        return tuple(reversed(self._records.values()))
+
+    async def lead(self, holder: str, ttl_s: float) -> Lease | None:
+        """Take or renew the lease; None while another holds it."""
+        lease = self._holding()
+        if lease is None:
+            self._fence += 1
+            lease = Lease(holder, self._fence)
+        if lease.holder != holder:
+            return None
+        self._lease = (lease, self._clock() + ttl_s)
+        return lease
+
+    async def resign(self, lease: Lease) -> None:
+        """Give the lease back, if it is still held."""
+        if self._holding() == lease:
+            self._lease = None
+
+    def _holding(self) -> Lease | None:
+        return self._lease[0] if self._lease and self._lease[1] > self._clock() else None
 
     async def close(self) -> None:
         """Nothing to give back."""

@@ -1,9 +1,14 @@
-"""What a controller needs of a store: four verbs, and the words they are spoken in.
+"""What a controller needs of a store, and the words it is spoken in.
 
 `load` and `commit` are the two halves of a compare-and-set. `load` also reads the store's clock,
 which is the only clock that transitions go by: controllers may disagree about the time, the store
 cannot. It sets the deadline until which a commit that follows may still be applied; a client stops
 waiting only after it. So a write that was given up for lost never happens later.
+
+A store can lose its memory: it comes up empty, or from an old dump. It cannot know that itself, but
+gateways can: they never go back, and their heartbeats say what they applied. `Stored.lost` compares
+the two, and `Stored.next` then begins a new epoch, which gateways obey. The commit compares again,
+so that no heartbeat slips in between.
 
 `RedisStore` keeps this in Redis; `MemoryStore` keeps it in the process, for tests and simulations,
 and passes the same tests.
@@ -11,10 +16,14 @@ and passes the same tests.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from rollout.machine import AuditEntry, Record
 from rollout.snapshot import Heartbeat, Position, Sample, Snapshot
+
+FIRST: Final = Position(1, 1)
+KEPT_RECORDS: Final = 200
+"""How many rollouts are remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +37,49 @@ class Stored:
     """Until when a commit that builds on this is applied: Unix milliseconds, the store's clock."""
     outcome: str | None = None
     """What the command with the idempotency key that was asked for has led to."""
+    heartbeats: tuple[Heartbeat, ...] = ()
 
     @property
     def position(self) -> Position | None:
         """Where the store stands; None when it is empty."""
         return self.snapshot.position if self.snapshot else None
+
+    @property
+    def furthest(self) -> Heartbeat | None:
+        """The heartbeat of the gateway that has come furthest; None when none applied anything."""
+        beats = [beat for beat in self.heartbeats if beat.position > (0, 0)]
+        # of several at one place, one that also says what it applied
+        return max(beats, key=lambda beat: (beat.position, bool(beat.applied)), default=None)
+
+    @property
+    def lost(self) -> bool:
+        """Whether a gateway has applied what this store does not know of."""
+        seen = self.furthest
+        return seen is not None and (self.position is None or seen.position > self.position)
+
+    @property
+    def next(self) -> Position:
+        """Where the next transition leads: a new epoch after a loss, else the next version."""
+        seen = self.furthest
+        if seen is not None and self.lost:
+            return Position(seen.epoch + 1, 1)
+        before = self.position
+        return Position(before.epoch, before.version + 1) if before else FIRST
+
+    def alive(self, within_s: float) -> tuple[Heartbeat, ...]:
+        """List the gateways that were heard of in the last `within_s` seconds."""
+        return tuple(beat for beat in self.heartbeats if self.now - beat.at < within_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to act without being asked. `token` grows with every new holder."""
+
+    holder: str
+    token: int
+
+    def __str__(self) -> str:
+        return f"{self.holder}:{self.token}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +90,14 @@ class Change:
     """Where the store must stand; None: it must be empty."""
     deadline_ms: int
     snapshot: Snapshot
-    record: Record
+    record: Record | None
+    """None leaves the record as it is: a store that lost its memory may have none to write."""
     entry: AuditEntry
     idempotency_key: str
     outcome: str
     """Kept under the idempotency key, and handed to whoever sends it again."""
+    lease: Lease | None = None
+    """Of a controller that acts by itself: applied only while it holds this lease."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +124,17 @@ class Late:
     """The deadline had passed on the store's clock: nothing happened."""
 
 
-Outcome = Applied | Repeated | Moved | Late
+@dataclass(frozen=True, slots=True)
+class Fenced:
+    """Another controller has the lease now, or nobody has: nothing happened."""
+
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """A gateway has applied as much or more than the change's version: nothing happened."""
+
+
+Outcome = Applied | Repeated | Moved | Late | Fenced | Behind
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +169,15 @@ class Store(Protocol):
 
     async def journal(self) -> Journal:
         """Read the audit and the heartbeats. Raises StoreUnavailable."""
+
+    async def past(self, rollout: str | None = None) -> tuple[Record, ...]:
+        """Read the records of rollouts, newest first, or of one. Raises StoreUnavailable."""
+
+    async def lead(self, holder: str, ttl_s: float) -> Lease | None:
+        """Take or renew the lease; None while another holds it. Raises StoreUnavailable."""
+
+    async def resign(self, lease: Lease) -> None:
+        """Give the lease back, if it is still held. Raises StoreUnavailable."""
 
     async def close(self) -> None:
         """Give the connections back."""

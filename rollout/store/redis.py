@@ -1,7 +1,7 @@
 """The store in Redis 7 or Valkey. Keys are in `rollout.snapshot.Keys`, atomic work in `lua/`."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
@@ -12,10 +12,14 @@ from rollout.machine import AuditEntry, Record
 from rollout.snapshot import Heartbeat, Keys, Position, Sample, Snapshot
 from rollout.store.connection import connect, script
 from rollout.store.port import (
+    KEPT_RECORDS,
     Applied,
+    Behind,
     Change,
+    Fenced,
     Journal,
     Late,
+    Lease,
     Moved,
     Observations,
     Outcome,
@@ -43,6 +47,8 @@ class RedisStore:
         self._redis = connect(url, timeout_s=budget_ms / 1000 + PATIENCE_S)
         self._budget_ms = budget_ms
         self._transition = script("transition")
+        self._lease = script("lease")
+        self._resign = script("resign")
 
     async def load(self, idempotency_key: str | None = None) -> Stored:
         """Read snapshot, record, clock and outcome at one moment. Raises StoreUnavailable."""
@@ -52,49 +58,63 @@ class RedisStore:
                 pipe.get(self._keys.record)
                 pipe.time()
                 pipe.get(self._keys.idempotency(idempotency_key or ""))
-                snapshot, record, (second, microsecond), outcome = await pipe.execute()
+                pipe.hvals(self._keys.gateways)
+                snapshot, record, (second, microsecond), outcome, beats = await pipe.execute()
             return Stored(
                 snapshot=_read(snapshot, Snapshot.model_validate_json),
                 record=_read(record, Record.model_validate_json),
                 now=second + microsecond / 1e6,
                 deadline_ms=second * 1000 + microsecond // 1000 + self._budget_ms,
                 outcome=outcome if idempotency_key else None,
+                heartbeats=_heartbeats(beats),
             )
 
     async def commit(self, change: Change) -> Outcome:
         """Run transition.lua. Raises OutcomeUnknown when no answer came."""
-        keys = self._keys
+        keys, arguments = self._transition_arguments(change)
         try:
-            word, *rest = await self._redis.eval(
-                self._transition,
-                4,
-                keys.snapshot,
-                keys.record,
-                keys.audit,
-                keys.idempotency(change.idempotency_key),
-                str(change.expected or ""),
-                change.deadline_ms,
-                change.snapshot.model_dump_json(),
-                change.record.model_dump_json(),
-                change.entry.model_dump_json(),
-                change.outcome,
-                IDEMPOTENCY_TTL_S,
-                keys.changed,
-            )
+            word, *rest = await self._redis.eval(self._transition, len(keys), *keys, *arguments)
         except (RedisError, OSError) as error:
             raise OutcomeUnknown(
                 f"the store was lost while the command was under way ({_told(error)}): whether it "
                 "happened is unknown; read the status, or send it again with its idempotency key"
             ) from error
-        match word:
-            case "applied":
-                return Applied()
-            case "repeated":
-                return Repeated(rest[0])
-            case "late":
-                return Late()
-            case _:
-                return Moved(Position.parse(rest[0]) if rest[0] else None)
+        plain: dict[str, Outcome] = {
+            "applied": Applied(), "late": Late(), "fenced": Fenced(), "behind": Behind(),
+        }  # fmt: skip
+        if word == "repeated":
+            return Repeated(rest[0])
+        if word == "moved":
+            return Moved(Position.parse(rest[0]) if rest[0] else None)
+        return plain[word]
+
+    def _transition_arguments(self, change: Change) -> tuple[list[str], list[str | int]]:
+        """Lay a change out for transition.lua, which documents the order."""
+        keys, record = self._keys, change.record
+        return [
+            keys.snapshot,
+            keys.record,
+            keys.audit,
+            keys.idempotency(change.idempotency_key),
+            keys.gateways,
+            keys.lease,
+            keys.records,
+            keys.rollouts,
+        ], [
+            str(change.expected or ""),
+            change.deadline_ms,
+            change.snapshot.model_dump_json(),
+            record.model_dump_json() if record else "",
+            change.entry.model_dump_json(),
+            change.outcome,
+            IDEMPOTENCY_TTL_S,
+            keys.changed,
+            change.snapshot.epoch,
+            change.snapshot.version,
+            str(change.lease or ""),
+            record.id if record else "",
+            KEPT_RECORDS,
+        ]
 
     async def observations(
         self, rollout: str, evidence_epoch: int, stages: Sequence[str], *, samples: int = 0
@@ -121,17 +141,38 @@ class RedisStore:
         with _reading():
             async with self._redis.pipeline(transaction=False) as pipe:
                 pipe.xrevrange(self._keys.audit, count=JOURNAL_LENGTH)
-                pipe.hgetall(self._keys.gateways)
+                pipe.hvals(self._keys.gateways)
                 entries: Sequence[tuple[str, Mapping[str, str]]]
-                heartbeats: Mapping[str, str]
+                heartbeats: Sequence[str]
                 entries, heartbeats = await pipe.execute()
             return Journal(
                 entries=tuple(
                     AuditEntry.model_validate_json(fields["entry"])
                     for _, fields in reversed(entries)
                 ),
-                heartbeats=tuple(map(Heartbeat.model_validate_json, heartbeats.values())),
+                heartbeats=_heartbeats(heartbeats),
             )
+
+    async def past(self, rollout: str | None = None) -> tuple[Record, ...]:
+        """Read the records of rollouts, newest first, or of one. Raises StoreUnavailable."""
+        with _reading():
+            names = [rollout] if rollout else await self._redis.lrange(self._keys.rollouts, 0, -1)
+            if not names:
+                return ()
+            found = await self._redis.hmget(self._keys.records, names)
+            return tuple(Record.model_validate_json(record) for record in found if record)
+
+    async def lead(self, holder: str, ttl_s: float) -> Lease | None:
+        """Run lease.lua. Raises StoreUnavailable; a lease taken unawares ends by itself."""
+        with _reading():
+            keys = (self._keys.lease, self._keys.fence)
+            token = await self._redis.eval(self._lease, 2, *keys, holder, int(ttl_s * 1000))
+        return Lease(holder, token) if token else None
+
+    async def resign(self, lease: Lease) -> None:
+        """Run resign.lua. Raises StoreUnavailable."""
+        with _reading():
+            await self._redis.eval(self._resign, 1, self._keys.lease, str(lease))
 
     async def close(self) -> None:
         """Give the connections back."""
@@ -140,6 +181,18 @@ class RedisStore:
 
 def _read(stored: str | None, reader: Callable[[str], _T]) -> _T | None:
     return None if stored is None else reader(stored)
+
+
+def _heartbeats(stored: Iterable[str]) -> tuple[Heartbeat, ...]:
+    """Read heartbeats. One that cannot be read must not keep anybody from an abort: it is left out.
+
+    transition.lua looks at its position all the same.
+    """
+    found = []
+    for one in stored:
+        with suppress(ValidationError):
+            found.append(Heartbeat.model_validate_json(one))
+    return tuple(found)
 
 
 @contextmanager

@@ -156,7 +156,7 @@ async def test_a_paused_rollout_does_not_advance(world: World) -> None:
     await world.controller.start(QUICK, ORDER)
     await world.serve(100, 0, 5)
     await world.controller.pause("current", ORDER)
-    with pytest.raises(IllegalTransition, match="legal is resume, abort"):
+    with pytest.raises(IllegalTransition, match="possible is resume, abort"):
         await world.controller.advance("current", ORDER)
     await world.controller.resume("current", ORDER)
     assert (await world.controller.advance("current", ORDER)).stage == "ab-25"
@@ -166,7 +166,7 @@ async def test_a_rollout_that_is_not_there_is_named(world: World) -> None:
     with pytest.raises(NoRollout, match="start one"):
         await world.controller.abort("current", ORDER)
     await world.controller.start(QUICK, ORDER)
-    with pytest.raises(NoRollout, match="there is no rollout 'other'"):
+    with pytest.raises(NoRollout, match="'other' is not the current"):
         await world.controller.abort("other", ORDER)
 
 
@@ -231,7 +231,7 @@ async def test_an_abort_that_tries_again_never_meets_the_next_rollout() -> None:
         following.append((await controller.start(QUICK, ORDER)).rollout)
 
     store.meanwhile = meanwhile
-    with pytest.raises(NoRollout, match=f"no rollout '{first.rollout}'"):
+    with pytest.raises(NoRollout, match=f"'{first.rollout}' is not the current"):
         await controller.abort("current", ORDER)
     record = (await store.load()).record
     assert record is not None

@@ -6,17 +6,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rollout.diagram import markdown, mermaid
 from rollout.judge import Verdict
 from rollout.machine import (
+    EVENTS_OF,
+    LIVE,
+    MEANING,
     TRANSITIONS,
+    Command,
+    Detail,
     Event,
     IllegalTransition,
     Record,
     begin,
+    commands,
+    event_of,
     legal,
     live,
-    mermaid,
-    next_event,
     step,
     tiers_after,
 )
@@ -24,7 +30,7 @@ from rollout.plan import DEFAULT_PLAN
 from rollout.snapshot import DEFAULT_TIERS, Tier
 from rollout.tiers import CannotStart, merge_tiers, table_changes
 
-EVENTS: tuple[Event, ...] = ("start", "advance", "finish", "pause", "resume", "abort")
+EVENTS: tuple[Event, ...] = tuple(MEANING)
 
 
 def begun(**changes: object) -> Record:
@@ -125,7 +131,7 @@ def test_the_default_plan_walks_through_four_stages_to_success() -> None:
         split = live(record)
         assert split is not None
         weights.append(split.weight)
-        record = step(record, next_event(record), 200.0)
+        record = step(record, event_of("advance", record), 200.0)
     assert weights == [5, 25, 50, 100]
     assert (record.state, record.ended_at, live(record)) == ("succeeded", 200.0, None)
     assert all(visit.left_at is not None for visit in record.visits)
@@ -153,9 +159,16 @@ def test_a_pause_keeps_the_split_as_it_is() -> None:
 
 def test_an_illegal_event_names_the_state_the_event_and_what_is_legal() -> None:
     paused = walk(begun(), "pause")
-    told = "advance is illegal: r1 is paused in its stage 'shadow-5'; legal is resume, abort"
-    with pytest.raises(IllegalTransition, match=told):
+    told = "is illegal: r1 is paused in its stage 'shadow-5'; possible is resume, abort"
+    with pytest.raises(IllegalTransition, match=f"advance {told}"):
         step(paused, "advance", 300.0)
+    with pytest.raises(IllegalTransition, match=f"approve {told}"):
+        event_of("approve", paused)
+    ended = walk(paused, "abort")
+    with pytest.raises(
+        IllegalTransition, match=r"advance .* has ended \(aborted\); possible is no"
+    ):
+        event_of("advance", ended)
 
 
 def test_the_last_stage_is_finished_and_no_other() -> None:
@@ -167,29 +180,111 @@ def test_the_last_stage_is_finished_and_no_other() -> None:
 
 def test_the_verdict_is_kept_under_the_stage_that_was_left() -> None:
     verdict = Verdict(kind="PASS", checks=(), reason="passed: enough")
-    assert step(begun(), "advance", 300.0, verdict=verdict).verdicts == {"shadow-5": verdict}
+    left = step(begun(), "advance", 300.0, Detail(verdict=verdict))
+    assert left.verdicts == {"shadow-5": verdict}
 
 
-@given(st.lists(st.sampled_from(EVENTS), max_size=12))
+DETAIL = Detail(actor="ann", cause="approval", reason="why", identities={"phase2": ("b",)})
+
+
+@given(st.lists(st.sampled_from(EVENTS), max_size=16))
 def test_any_sequence_of_events_keeps_to_the_table(events: list[Event]) -> None:
     record, now = begun(), 100.0
     for event in events:
         now += 1
         before = record.model_dump_json()
         try:
-            after = step(record, event, now)
+            after = step(record, event, now, DETAIL)
         except IllegalTransition:
             assert event not in legal(record)
             assert record.model_dump_json() == before
             continue
         assert after.state == TRANSITIONS[record.state, event]
-        assert after.stage_index - record.stage_index == (event == "advance")
+        assert after.stage_index - record.stage_index == (event in ("advance", "promote"))
+        assert after.evidence_epoch - record.evidence_epoch == (event == "void")
         assert after.ended == (live(after) is None) == (after.ended_at is not None)
         assert [visit.left_at is None for visit in after.visits].count(True) == (not after.ended)
+        assert after.visits[-1].evidence_epoch == after.evidence_epoch
+        assert (after.asked_at is not None) == (after.state == "waiting")
+        assert after.hold is not None or after.state != "held"
+        if after.state != "succeeded":
+            assert tiers_after(after) == DEFAULT_TIERS
         assert Record.model_validate_json(after.model_dump_json()) == after
         record = after
-    if record.ended:
-        assert legal(record) == ()
+    if record.ended and record.state != "succeeded":
+        assert legal(record) == commands(record) == ()
+
+
+def test_an_abort_and_a_rollback_are_legal_in_every_live_state() -> None:
+    assert {state for state, event in TRANSITIONS if event == "abort"} == set(LIVE)
+    assert {state for state, event in TRANSITIONS if event == "rollback"} == set(LIVE)
+
+
+def test_what_is_over_stays_over_but_for_the_undo_of_a_success() -> None:
+    ends = {"aborted", "rolled_back", "undone", "succeeded"}
+    assert {(s, e) for s, e in TRANSITIONS if s in ends} == {("succeeded", "undo")}
+
+
+def test_no_command_means_two_events_at_once() -> None:
+    reached = [begun(), walk(begun(), "advance", "advance", "advance"), walk(begun(), "ask")]
+    reached += [step(walk(begun(), "ask"), "lapse", 300.0, DETAIL), walk(begun(), "pause")]
+    for record in reached:
+        for events in EVENTS_OF.values():
+            assert len(set(events) & set(legal(record))) <= 1
+
+
+def test_an_undo_takes_a_success_back_in_one_step() -> None:
+    succeeded = walk(begun(scope="all"), "advance", "advance", "advance", "finish")
+    assert active(succeeded) == {"phase1": False, "phase2": True}
+    undone = walk(succeeded, "undo")
+    assert (undone.state, tiers_after(undone), live(undone)) == ("undone", DEFAULT_TIERS, None)
+    assert undone.ended_at == succeeded.ended_at
+
+
+def test_a_promotion_may_go_to_the_last_stage_and_never_back() -> None:
+    record = step(begun(), "promote", 300.0, Detail(to=3))
+    assert (record.stage.name, record.state) == ("ab-100", "running")
+    for to in (0, 9):
+        with pytest.raises(IllegalTransition, match="ahead lie ab-50, ab-100"):
+            step(walk(begun(), "advance"), "promote", 300.0, Detail(to=to))
+
+
+def test_an_approval_is_of_its_stage_alone() -> None:
+    asked = walk(begun(), "ask")
+    assert commands(asked) == ("promote", "approve", "pause", "abort")
+    approved = step(asked, "approve", 300.0, DETAIL)
+    assert approved.approval is not None
+    assert (approved.state, approved.approval.actor) == ("running", "ann")
+    assert walk(approved, "advance").approval is None
+
+
+def test_a_late_approval_releases_what_was_held_for_it_and_nothing_else() -> None:
+    late = step(walk(begun(), "ask"), "lapse", 300.0, DETAIL)
+    assert event_of("approve", late) == "reopen"
+    held = step(begun(), "hold", 300.0, Detail(cause="evidence", reason="errors"))
+    with pytest.raises(IllegalTransition, match="approve is illegal"):
+        event_of("approve", held)
+
+
+def test_a_model_that_changed_voids_the_evidence_and_holds() -> None:
+    known = step(begun(), "identify", 150.0, Detail(identities={"phase1": ("a",)}))
+    record = step(known, "void", 300.0, Detail(identities={"phase1": ("c",)}, reason="new weights"))
+    assert (record.state, record.evidence_epoch, record.stage_index) == ("held", 2, 0)
+    assert [(v.stage, v.evidence_epoch, v.left_at) for v in record.visits] == [
+        ("shadow-5", 1, 300.0),
+        ("shadow-5", 2, None),
+    ]
+    assert record.hold is not None
+    assert (record.hold.cause, record.identities) == ("model", {"phase1": ("c",)})
+    split = live(record)
+    assert split is not None
+    assert (split.evidence_epoch, split.weight) == (2, 5)
+
+
+def test_a_retry_knows_which_attempt_it_is_and_of_what() -> None:
+    first = walk(begun(), "abort")
+    again = begin(first.plan, DEFAULT_TIERS, id_="r2", salt="t", now=400.0, retry_of=first)
+    assert (again.attempt, again.retry_of, again.evidence_epoch) == (2, "r1", 1)
 
 
 def test_a_tier_that_is_new_in_the_settings_joins_and_outcomes_stay() -> None:
@@ -232,13 +327,21 @@ def test_every_change_of_a_table_is_told() -> None:
     assert table_changes(before, before) == ()
 
 
-def test_the_diagram_has_one_arrow_for_each_transition() -> None:
+def test_the_diagram_has_one_arrow_for_each_pair_of_states() -> None:
     drawn = mermaid()
     assert drawn.startswith("stateDiagram-v2\n")
-    assert drawn.count("-->") == len(TRANSITIONS) + 2
-    assert "    running --> paused: pause" in drawn
+    pairs = {(before, after) for (before, _), after in TRANSITIONS.items()}
+    assert drawn.count("-->") == len(pairs) + 3
+    assert "    running --> held: hold, void" in drawn
 
 
-def test_the_diagram_in_the_docs_is_the_table() -> None:
-    docs = Path(__file__).parents[3] / "docs" / "rollout.md"
-    assert f"```mermaid\n{mermaid()}```" in docs.read_text()
+def test_the_diagram_and_the_events_in_the_docs_are_the_table() -> None:
+    docs = (Path(__file__).parents[3] / "docs" / "rollout.md").read_text()
+    assert f"```mermaid\n{mermaid()}```" in docs
+    assert markdown() in docs
+
+
+def test_every_event_is_explained_and_every_command_means_something() -> None:
+    assert {event for _, event in TRANSITIONS} == set(MEANING)
+    meant: set[Command] = set(EVENTS_OF)
+    assert {event for name in meant for event in EVENTS_OF[name]} <= set(MEANING)

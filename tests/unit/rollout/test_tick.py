@@ -1,0 +1,203 @@
+"""What a rollout does by itself, and all the reasons for which it does nothing."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rollout.freeze import Freeze
+from rollout.judge import Kind, Verdict
+from rollout.machine import Detail, Event, Record, begin, step
+from rollout.plan import DEFAULT_PLAN, Plan
+from rollout.snapshot import DEFAULT_TIERS
+from rollout.tick import Act, Facts, Judgement, Move, Stay, models, tick
+
+PLAN = Plan.model_validate(DEFAULT_PLAN.model_dump() | {"on_pass": "advance"})
+HEALTHY = Facts(gateways=2, requests=5000)
+ALWAYS = Freeze(begins="1970-01-01 00:00", ends="2100-01-01 00:00", why="the year's end")
+
+
+def plan(stage: dict[str, Any] | None = None, **changes: Any) -> Plan:
+    stages = tuple(each.model_copy(update=stage or {}) for each in PLAN.stages)
+    return PLAN.model_copy(update={"stages": stages, **changes})
+
+
+def begun(plan_: Plan = PLAN, *events: Event, at: float = 100.0) -> Record:
+    record = begin(plan_, DEFAULT_TIERS, id_="r1", salt="s", now=at)
+    for event in events:
+        record = step(record, event, at, Detail(cause="limit", reason="a reason"))
+    return record
+
+
+def judged(gate: Kind = "PASS", guard: Kind = "PASS") -> Judgement:
+    return Judgement(
+        *(Verdict(kind=kind, checks=(), reason=f"it is {kind}") for kind in (gate, guard))
+    )
+
+
+def look(
+    record: Record, judgement: Judgement | None = None, now: float = 200.0, facts: Facts = HEALTHY
+) -> Move:
+    return tick(record, judgement or judged(), now, facts)
+
+
+def event(move: Move) -> Event:
+    assert isinstance(move, Act), move
+    return move.event
+
+
+def said(move: Move) -> str:
+    assert isinstance(move, Stay), move
+    return move.reason
+
+
+def test_a_gate_that_passes_advances_by_itself_where_the_plan_says_so() -> None:
+    assert event(look(begun())) == "advance"
+    assert event(look(begun(PLAN, "advance", "advance", "advance"))) == "finish"
+    assert "a person decides" in said(look(begun(DEFAULT_PLAN)))
+
+
+@pytest.mark.parametrize("kind", ["INCONCLUSIVE", "ERROR", "FAIL"])
+def test_nothing_but_a_pass_advances(kind: Kind) -> None:
+    assert said(look(begun(), judged(kind))) == f"it is {kind}"
+
+
+@pytest.mark.parametrize(
+    ("facts", "part"),
+    [
+        (Facts(), "no gateway is alive"),
+        (Facts(gateways=3, behind=1), "1 of 3 gateways have not applied this version"),
+        (Facts(gateways=3, store_lost=True), "the store lost its memory"),
+    ],
+)
+def test_silence_never_promotes(facts: Facts, part: str) -> None:
+    assert part in said(look(begun(), facts=facts))
+
+
+@pytest.mark.parametrize("before", [(), ("ask",), ("hold",), ("pause",)])
+def test_the_guard_rolls_back_from_every_live_state(before: tuple[Event, ...]) -> None:
+    for windows in ((), (ALWAYS,)):
+        move = look(begun(plan(freeze=windows), *before), judged("FAIL", "FAIL"))
+        assert event(move) == "rollback"
+
+
+def test_a_plan_may_have_the_guard_hold_and_a_pause_stays_one() -> None:
+    holding = plan(on_fail="hold")
+    move = look(begun(holding), judged("FAIL", "FAIL"))
+    assert (event(move), move.reason) == ("hold", "it is FAIL")
+    assert "held" in said(look(begun(holding, "hold"), judged("FAIL", "FAIL")))
+    assert "paused" in said(look(begun(holding, "pause"), judged("FAIL", "FAIL")))
+
+
+def test_a_freeze_window_holds_what_would_advance_and_says_until_when() -> None:
+    frozen = said(look(begun(plan(freeze=(ALWAYS,)))))
+    assert frozen == "the gate has passed, but frozen until 2100-01-01 00:00 UTC (the year's end)"
+
+
+def test_an_approval_is_asked_for_awaited_and_lapses_into_a_hold() -> None:
+    asking = plan({"approval": True, "approval_timeout_s": 60.0})
+    assert event(look(begun(asking))) == "ask"
+    waiting = begun(asking, "ask")
+    assert "an approval is awaited, for 20 s more" in said(look(waiting, now=140.0))
+    move = look(waiting, now=160.0)
+    assert (event(move), move.reason) == ("lapse", "nobody approved within 1 min")
+    assert event(look(step(waiting, "approve", 150.0, Detail(actor="ann")))) == "advance"
+
+
+def test_no_approval_is_asked_for_in_a_freeze_window() -> None:
+    assert "frozen" in said(look(begun(plan({"approval": True}, freeze=(ALWAYS,)))))
+
+
+@pytest.mark.parametrize(
+    ("limits", "facts", "part"),
+    [
+        ({"max_duration_s": 100.0}, HEALTHY, "has lasted 1 min 40 s of at most 1 min 40 s"),
+        ({"max_requests": 5000}, HEALTHY, "5000 of at most 5000 requests"),
+    ],
+)
+def test_a_limit_reached_undecided_holds_or_rolls_back(
+    limits: dict[str, Any], facts: Facts, part: str
+) -> None:
+    move = look(begun(plan(limits)), judged("INCONCLUSIVE"), facts=facts)
+    assert event(move) == "hold"
+    assert part in move.reason
+    back = look(begun(plan(limits, on_inconclusive="rollback")), judged("ERROR"), facts=facts)
+    assert event(back) == "rollback"
+    assert event(look(begun(plan(limits)), facts=facts)) == "advance"
+
+
+def test_a_person_may_let_a_stage_go_on_past_its_limit() -> None:
+    released = begun(plan({"max_requests": 10}), "hold", "release")
+    assert said(look(released, judged("INCONCLUSIVE"))) == "it is INCONCLUSIVE"
+
+
+def test_what_cannot_be_measured_waits_or_holds() -> None:
+    assert said(look(begun(), judged("ERROR"))) == "it is ERROR"
+    assert event(look(begun(plan(on_error="hold")), judged("ERROR"))) == "hold"
+
+
+def test_models_are_learned_once_and_a_change_voids_the_evidence() -> None:
+    seen = Facts(gateways=1, identities={"phase1": ("a",), "phase2": ("b",), "phase9": ("x",)})
+    learned = look(begun(), facts=seen)
+    assert isinstance(learned, Act)
+    assert (learned.event, learned.detail.identities) == (
+        "identify", {"phase1": ("a",), "phase2": ("b",)},
+    )  # fmt: skip
+    known = step(begun(), "identify", 150.0, learned.detail)
+    assert event(look(known, facts=seen)) == "advance"
+    changed = look(known, facts=Facts(gateways=1, identities={"phase2": ("b", "c")}))
+    assert isinstance(changed, Act)
+    assert (changed.event, changed.detail.identities) == ("void", {"phase2": ("b", "c")})
+    assert "phase2 was b and is b and c" in changed.reason
+    voided = step(known, "void", 160.0, changed.detail)
+    replaced = Facts(gateways=1, identities={"phase2": ("c",)})
+    assert "held: a model changed" in said(look(voided, facts=replaced))
+
+
+def test_a_model_that_nobody_reports_any_more_is_no_change() -> None:
+    known = step(begun(), "identify", 150.0, Detail(identities={"phase2": ("b",)}))
+    assert event(look(known, facts=HEALTHY)) == "advance"
+
+
+def test_what_gateways_see_is_gathered_by_arm() -> None:
+    seen = [{"phase1": "a"}, {"phase1": "b", "phase2": "c"}, {}]
+    assert models(seen) == {"phase1": ("a", "b"), "phase2": ("c",)}
+
+
+KINDS = st.sampled_from(["PASS", "FAIL", "INCONCLUSIVE", "ERROR"])
+
+
+@given(
+    judgements=st.lists(st.tuples(KINDS, KINDS), max_size=8),
+    facts=st.builds(
+        Facts, gateways=st.integers(0, 2), behind=st.integers(0, 1), requests=st.integers(0, 50),
+        identities=st.sampled_from([{}, {"phase2": ("a",)}, {"phase2": ("b",)}]),
+        store_lost=st.booleans(),
+    ),
+    changes=st.fixed_dictionaries(
+        {
+            "on_pass": st.sampled_from(["wait", "advance"]),
+            "on_fail": st.sampled_from(["rollback", "hold"]),
+            "freeze": st.sampled_from([(), (ALWAYS,)]),
+        }
+    ),
+    pace=st.sampled_from([1.0, 1e6]),
+)  # fmt: skip
+def test_whatever_happens_a_tick_is_legal_takes_one_step_and_never_promotes_without_a_pass(
+    judgements: list[tuple[Kind, Kind]], facts: Facts, changes: dict[str, Any], pace: float
+) -> None:
+    record, now = begun(plan({"max_requests": 40}, **changes)), 100.0
+    for gate, guard in judgements:
+        now += pace
+        move = look(record, judged(gate, guard), now, facts)
+        if isinstance(move, Stay):
+            continue
+        after = step(record, move.event, now, move.detail)
+        assert after.stage_index - record.stage_index in (0, 1)
+        if move.event in ("advance", "finish"):
+            assert gate == "PASS"
+            assert guard != "FAIL"
+            assert facts.gateways > facts.behind == 0
+            assert (changes["on_pass"], changes["freeze"]) == ("advance", ())
+        record = after
