@@ -282,7 +282,7 @@ class Controller:
             after = step(record, event, stored.now, Detail(actor=order.actor, identities=known))
             decision = Decision.of(record, after)
             if stored.lost and stored.furthest and (applied := stored.furthest.applied):
-                return replace(decision, tiers=applied.tiers)  # what serves is what gateways applied
+                return replace(decision, tiers=applied.tiers)  # what serves now
             return decision
 
         return await self._carry_out(command, rollout, order, decide, attempts)

@@ -9,6 +9,7 @@ from typing import Final
 
 from rollout import wording
 from rollout.document import Headline, Model, Note, StageReport, Totals
+from rollout.machine import State
 from rollout.snapshot import RELATIVE_ERROR, Arm
 
 UNTRAINED: Final = (
@@ -68,25 +69,21 @@ def _traffic_sentence(headline: Headline, totals: Totals) -> str:
     )
 
 
+_STATES: Final[Mapping[State, str]] = {
+    "succeeded": "The rollout succeeded after {span}: it went through its last stage.",
+    "aborted": "The rollout was aborted after {span}, in the stage {stage}.",
+    "rolled_back": "The guard rolled the rollout back after {span}, in the stage {stage}.",
+    "undone": "The rollout succeeded after {span}, and was undone later.",
+    "waiting": "An approval of the stage {stage} is awaited, {span} after the start.",
+    "held": "The rollout is held in the stage {stage}, {span} after its start.",
+    "paused": "The rollout is paused in the stage {stage}, {span} after its start.",
+    "running": "The rollout is in the stage {stage}, {span} after its start.",
+}
+
+
 def _state_sentence(headline: Headline) -> str:
     span = wording.span(headline.duration_s)
-    match headline.state:
-        case "succeeded":
-            return f"The rollout succeeded after {span}: it went through its last stage."
-        case "aborted":
-            return f"The rollout was aborted after {span}, in the stage {headline.stage}."
-        case "rolled_back":
-            return f"The guard rolled back after {span}, in the stage {headline.stage}."
-        case "undone":
-            return f"The rollout succeeded after {span}, and was undone later."
-        case "waiting":
-            return f"An approval of the stage {headline.stage} is awaited, {span} after the start."
-        case "held":
-            return f"The rollout is held in the stage {headline.stage}, {span} after its start."
-        case "paused":
-            return f"The rollout is paused in the stage {headline.stage}, {span} after its start."
-        case "running":
-            return f"The rollout is in the stage {headline.stage}, {span} after its start."
+    return _STATES[headline.state].format(span=span, stage=headline.stage)
 
 
 def _agreement_sentence(stage: StageReport) -> str:

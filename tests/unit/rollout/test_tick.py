@@ -19,7 +19,8 @@ ALWAYS = Freeze(begins="1970-01-01 00:00", ends="2100-01-01 00:00", why="the yea
 
 
 def plan(stage: dict[str, Any] | None = None, **changes: Any) -> Plan:
-    stages = tuple(each.model_copy(update=stage or {}) for each in PLAN.stages)
+    small = {"min_duration_s": 0.0, "min_requests": 1, **(stage or {})}
+    stages = tuple(each.model_copy(update=small) for each in PLAN.stages)
     return PLAN.model_copy(update={"stages": stages, **changes})
 
 
