@@ -1,4 +1,4 @@
-"""How much may be under way at once. Pure arithmetic: clocks come in as arguments.
+"""How much may be under way at once, and how much again. Pure: clocks come in as arguments.
 
 These objects are used on one event loop and hold no lock.
 """
@@ -56,3 +56,33 @@ class Rate:
             return False
         self._tokens -= 1
         return True
+
+
+class RetryBudget:
+    """How many retries may be under way: a share of the requests under way (Envoy's retry budget).
+
+    A budget, rather than a number for each request: when everything fails, retries add at most
+    `share` to the load, whatever the number of layers that retry. `least` are always allowed, so
+    that a quiet service can retry at all.
+    """
+
+    def __init__(self, *, share: float = 0.2, least: int = 3) -> None:
+        self._share = share
+        self._least = least
+        self.active = 0
+        """Requests under way, each counted once."""
+        self.retrying = 0
+
+    def __repr__(self) -> str:
+        return f"<RetryBudget {self.retrying} retrying of {self.active} active>"
+
+    def take(self) -> bool:
+        """Take a place for a retry, if there is one; `give` it back when the retry ends."""
+        if self.retrying >= max(self._least, self._share * self.active):
+            return False
+        self.retrying += 1
+        return True
+
+    def give(self) -> None:
+        """Give a retry's place back."""
+        self.retrying -= 1

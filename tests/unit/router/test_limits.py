@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.limits import Budget, Rate
+from router.limits import Budget, Rate, RetryBudget
 
 
 def test_a_budget_says_which_limit_leaves_no_place() -> None:
@@ -42,3 +42,22 @@ def test_a_rate_recovers_with_time() -> None:
         *(True, False),
         *(True, True, False),
     ]
+
+
+def test_retries_are_a_fifth_of_the_requests_under_way_and_three_at_least() -> None:
+    budget = RetryBudget(share=0.2, least=3)
+    assert [budget.take() for _ in range(4)] == [True, True, True, False]
+    budget.active = 20
+    assert [budget.take() for _ in range(2)] == [True, False]
+    assert repr(budget) == "<RetryBudget 4 retrying of 20 active>"
+    budget.give()
+    assert budget.take()
+
+
+@given(st.integers(0, 1000), st.floats(0, 1), st.integers(0, 5))
+def test_a_retry_budget_is_never_overdrawn(active: int, share: float, least: int) -> None:
+    budget = RetryBudget(share=share, least=least)
+    budget.active = active
+    while budget.take():
+        pass
+    assert budget.retrying <= max(least, share * active + 1)
