@@ -19,7 +19,7 @@ LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --no-
 	--quiet --custom-compile-command "make lock" --upgrade
 
 .PHONY: help demo test test-browser test-faults test-clients check bench-backends \
-	bench-rival-env bench-gateway-env bench-clients lock clean
+	bench-rival-env bench-gateway bench-gateway-env bench-clients lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -50,6 +50,10 @@ bench-backends: $(VENV)/.test ## our engines beside plain torch and a rival; mor
 		--rival $(RIVAL) $(BENCH)
 
 bench-rival-env: $(RIVAL)/.done ## install that rival (MLServer, 1.3 GB) in an environment of its own
+
+bench-gateway: $(VENV)/.test ## our gateway beside Envoy, nginx and a rival; more with BENCH="--help"
+	PYTHONPATH=tests/bench/common $(BIN)/python tests/bench/gateway/bench_gateway.py \
+		--others $(GATEWAYS) $(BENCH)
 
 bench-clients: $(VENV)/.test ## HTTP clients to reach backends with (docs/adr/0010)
 	PYTHONPATH=tests/bench/common $(BIN)/python tests/bench/gateway/bench_clients.py \

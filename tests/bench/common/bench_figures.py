@@ -1,6 +1,6 @@
 """What a section of the bench found: figures with their spread, and what was asked of them.
 
-`make bench-backends` shows whether a figure is what was asked, and never fails over it: a time is
+A bench shows whether a figure is what was asked, and never fails over it: a time is
 the machine's as much as the code's.
 """
 
@@ -12,7 +12,7 @@ from bench_statistics import Spread
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a figure should be. `at_least` and `aim` are of ratios, `at_most` of everything else."""
+    """What a figure should be; the aim decides nothing."""
 
     at_least: float | None = None
     aim: float | None = None
@@ -21,8 +21,8 @@ class Asked:
     def __str__(self) -> str:
         words = [
             "" if self.at_least is None else f"at least {self.at_least:g}",
-            "" if self.aim is None else f"aim {self.aim:g}",
             "" if self.at_most is None else f"at most {self.at_most:g}",
+            "" if self.aim is None else f"aim {self.aim:g}",
         ]
         return ", ".join(word for word in words if word)
 

@@ -63,7 +63,7 @@ def write_json(path: Path, facts: dict[str, Any], sections: Sequence[Section]) -
     path.write_text(json.dumps(document, indent=1) + "\n")
 
 
-def draw(path: Path, sections: Sequence[Section]) -> None:
+def draw(path: Path, sections: Sequence[Section], times: str) -> None:
     """Draw every ratio as a bar with its interval, on a log scale; marks are what was asked."""
     bars = [
         (section, figure)
@@ -81,7 +81,7 @@ def draw(path: Path, sections: Sequence[Section]) -> None:
             reach = [[spread.value - spread.low], [spread.high - spread.value]]
             colour = COLOURS[figure.verdict]
             axes.barh(place, spread.value - 1, left=1, xerr=reach, color=colour, ecolor="#222")
-            for mark in (figure.asked.at_least, figure.asked.aim):
+            for mark in (figure.asked.at_least, figure.asked.at_most, figure.asked.aim):
                 if mark is not None:
                     axes.plot([mark, mark], [place - 0.45, place + 0.45], color="black", lw=1)
             axes.annotate(f" {spread.value:.2f}", (max(spread.high, 1), place), va="center")
@@ -92,5 +92,5 @@ def draw(path: Path, sections: Sequence[Section]) -> None:
             range(len(bars)), [f"{one.number}. {two.who}: {two.what}" for one, two in bars]
         )
         axes.invert_yaxis()
-        axes.set_xlabel("times as fast (marks: what was asked, and the aim)")
+        axes.set_xlabel(f"{times} (marks: what was asked, and the aim)")
         picture.savefig(path)

@@ -66,7 +66,7 @@ class Process:
 
 
 class Server(Process):
-    """A model server on a free port; entering its `with` block waits until it is ready."""
+    """A server on a free port; entering its `with` block waits until it is ready."""
 
     def __init__(
         self,
@@ -75,9 +75,11 @@ class Server(Process):
         environment: Mapping[str, str],
         logs: Path,
         port: int,
+        ready: str = "/v2/health/ready",
     ) -> None:
         self.name = name
         self.port = port
+        self._ready_path = ready
         super().__init__(command, environment, logs / f"{name}.log", talks=False)
 
     def __enter__(self) -> Self:
@@ -117,7 +119,7 @@ class Server(Process):
     def _ready(self) -> bool:
         try:
             with self.connect() as connection:
-                return connection.get("/v2/health/ready").status == 200
+                return connection.get(self._ready_path).status == 200
         except (OSError, WireError):
             return False
 

@@ -41,8 +41,9 @@ def report(
     options: argparse.Namespace,
     facts: dict[str, Any],
     remarks: tuple[str, ...] = (),
+    times: str = "times as fast",
 ) -> int:
-    """Show, write and draw what is measured; give the exit status.
+    """Show, write and draw what is measured; give the exit status. `times` says what a ratio is.
 
     1 when a process fails, whatever the figures are otherwise.
     """
@@ -67,7 +68,7 @@ def report(
     if options.json:
         write_json(options.json, {**facts, "seconds": seconds}, sections)
     if options.picture:
-        draw(options.picture, sections)
+        draw(options.picture, sections, times)
     return 0
 
 

@@ -72,6 +72,28 @@ def paired_ratio(slower: Sequence[float], faster: Sequence[float]) -> Spread:
     return _bootstrap(pairs, lambda rows: np.median(rows, axis=1))
 
 
+def added(longer: Sequence[float], shorter: Sequence[float]) -> Spread:
+    """Find how much longer `longer` took, round by round: the median and its spread."""
+    differences = np.array(longer, float) - np.array(shorter, float)
+    return _bootstrap(differences, lambda rows: np.median(rows, axis=1))
+
+
+def added_ratio(one: Sequence[float], other: Sequence[float], both: Sequence[float]) -> Spread:
+    """Find how many times as much `one` adds to `both` as `other` does, by resampled rounds.
+
+    Of the medians of what they add, not of each round's: a round in which `other` adds next to
+    nothing says nothing about the rest.
+    """
+    base = np.array(both, float)
+    pairs = np.stack([np.array(one, float) - base, np.array(other, float) - base], axis=-1)
+
+    def ratio(rows: Numbers) -> Numbers:
+        middle: Numbers = np.median(rows, axis=1)
+        return middle[:, 0] / middle[:, 1]
+
+    return _bootstrap(pairs, ratio)
+
+
 def line(x: Sequence[float], y: Sequence[float]) -> Line:
     """Fit a line to the medians of `y` at each distinct `x`; the spread is of resamples within."""
     places = np.unique(x)

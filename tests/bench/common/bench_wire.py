@@ -16,6 +16,7 @@ from backends.protocol import MODEL, Floats, Request, write_request
 PATH: Final = f"/v2/models/{MODEL}/infer"
 TIMEOUT_S: Final = 120.0
 CHUNK: Final = 1 << 16
+LAST_CHUNK: Final = b"0\r\n\r\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,14 +102,31 @@ class Connection:
             name.lower(): value.strip()
             for name, _, value in (line.partition(":") for line in lines)
         }
-        length = end + 4 + int(headers["content-length"])
-        while len(received) < length:
-            received += self._chunk()
+        start = end + 4
+        if "content-length" in headers:
+            while len(received) < start + int(headers["content-length"]):
+                received += self._chunk()
+        else:
+            while not received.endswith(LAST_CHUNK):
+                received += self._chunk()
         seconds = time.perf_counter() - began
-        return Answer(int(status.split(" ")[1]), headers, bytes(received[end + 4 :]), seconds)
+        body = bytes(received[start:])
+        if "content-length" not in headers:
+            body = _joined(body)
+        return Answer(int(status.split(" ")[1]), headers, body, seconds)
 
     def _chunk(self) -> bytes:
         chunk = self._socket.recv(CHUNK)
         if not chunk:
             raise WireError("the server closed the connection in mid-answer")
         return chunk
+
+
+def _joined(body: bytes) -> bytes:
+    """Join the chunks of a chunked body."""
+    parts: list[bytes] = []
+    size, _, rest = body.partition(b"\r\n")
+    while count := int(size, 16):
+        parts.append(rest[:count])
+        size, _, rest = rest[count + 2 :].partition(b"\r\n")
+    return b"".join(parts)

@@ -6,7 +6,7 @@ Every POST gets the same prediction in the protocol's binary form; its body is c
 GET answers readiness, the model's metadata and `/counts`. Bodies may be of any length, announced or
 chunked. What the benches of clients need besides:
 
-- `x-bench-delay-ms` delays an answer by so many milliseconds;
+- `x-bench-delay-ms` delays an answer by so many milliseconds; sent to `/hold`, all predictions;
 - `/redirect` answers 307, `/stream` an answer in parts, `/then-close` closes once it has answered.
 """
 
@@ -22,6 +22,7 @@ import uvloop
 
 from backends.protocol import MODEL, OUTPUTS, Prediction, Request, write_answer
 
+INFER: Final = f"/v2/models/{MODEL}/infer"
 PARTS: Final = 4
 PART_S: Final = 0.05
 END_OF_HEAD: Final = b"\r\n\r\n"
@@ -29,10 +30,15 @@ CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class Counts:
-    """What `/counts` tells: connections open, requests whose client left before the answer."""
+    """What `/counts` tells.
+
+    Connections open, requests, those whose client left before the answer, those that wait for it;
+    and `hold`, the milliseconds by which predictions are delayed.
+    """
 
     def __init__(self) -> None:
-        self.open = self.left = self.requests = 0
+        self.open = self.left = self.requests = self.waiting = 0
+        self.hold = 0.0
 
 
 class Exchange(asyncio.Protocol):
@@ -62,6 +68,7 @@ class Exchange(asyncio.Protocol):
             self._counts.left += 1
         if self._waits:
             self._waits.cancel()
+            self._counts.waiting -= 1
 
     def data_received(self, data: bytes) -> None:
         if self._chunks:
@@ -103,15 +110,23 @@ class Exchange(asyncio.Protocol):
 
     def _answer(self) -> None:
         self._counts.requests += 1
-        delay = self._headers.get("x-bench-delay-ms")
-        if delay:
-            loop = asyncio.get_running_loop()
-            self._waits = loop.call_later(float(delay) / 1e3, self._write)
+        delay = float(self._headers.get("x-bench-delay-ms", 0))
+        if self._path == "/hold":
+            self._counts.hold = delay
+        elif self._path == INFER:
+            delay = delay or self._counts.hold
+        if delay and self._path != "/hold":
+            self._counts.waiting += 1
+            self._waits = asyncio.get_running_loop().call_later(delay / 1e3, self._write_late)
         else:
             self._write()
 
-    def _write(self) -> None:
+    def _write_late(self) -> None:
         self._waits = None
+        self._counts.waiting -= 1
+        self._write()
+
+    def _write(self) -> None:
         if self._path == "/counts":
             self._transport.write(_response(200, json.dumps(vars(self._counts)).encode()))
         elif self._path == "/framing":
