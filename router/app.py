@@ -143,7 +143,11 @@ class App:
             ]
         for method, path, endpoint, extra in routes:
             self.app.add_api_route(
-                path, endpoint, methods=[method], response_model=None, openapi_extra=extra
+                path,
+                endpoint,
+                methods=[method],
+                response_model=None,
+                openapi_extra=openapi.operation(path, extra),
             )
 
     @contextlib.asynccontextmanager

@@ -4,6 +4,7 @@ import math
 from typing import Any, Final
 
 from backends.protocol import DIMENSION, KEPT_NEIGHBORS, MAX_TOP_K, MODEL
+from router.access import ARM_HEADER
 
 DESCRIPTION: Final = """\
 One endpoint in front, several models behind. You send a **context** of vectors and get the
@@ -19,6 +20,9 @@ by the context's length and by the rollout that may be under way.
   `x-turnout-stage` and `x-turnout-version` name the rollout's stage and the configuration;
   `x-turnout-checkpoint` and `x-turnout-bank` are the sha256 of the model and of the bank.
 * `x-request-timeout-ms` on a request is its deadline.
+* `x-turnout-arm` on a request names the arm that must answer, for those who have the right.
+* Where keys are on, a request shows its own as `Authorization: Bearer KEY`: 401 without, 403 when
+  it lacks the right.
 * A request's body may be compressed: `content-encoding: gzip` or `deflate`.
 * Every error is `{"error": "<one sentence>"}`.
 """
@@ -66,17 +70,49 @@ def _errors(**sentences: str) -> dict[str, Any]:
     }
 
 
+_COMMON_ERRORS: Final = _errors(
+    s400="The path holds a control character.",
+    s401="No API key, or one that is not known.",
+    s403="The API key lacks the right.",
+    s404="There is no such model or version.",
+    s503="Not now: not ready, or no room.",
+)
+
 _PREDICT_ERRORS: Final = _errors(
     s400="The body or a header breaks the contract; the sentence names the field.",
+    s401="No API key, or one that is not known.",
+    s403='The API key lacks the right "predict", or "override" for x-turnout-arm.',
+    s404="There is no such model or version.",
+    s409="x-turnout-arm names the candidate, which an operator keeps all traffic off.",
     s413="The body or the context is too long.",
+    s415="The body is compressed in a way that is not read here.",
     s502="The backend failed.",
+    s503="There is no room for the request now: try again after Retry-After.",
     s504="The backend did not answer before the deadline.",
 )
+
+ARM: Final[dict[str, Any]] = {
+    "name": ARM_HEADER,
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string"},
+    "description": 'The arm that must answer; needs the right "override".',
+}
 
 _PATH_PARAMETERS: Final = {
     "name": f'The model: "{MODEL}".',
     "version": "A version, as the model's metadata lists them.",
 }
+
+
+def operation(path: str, extra: dict[str, Any]) -> dict[str, Any]:
+    """Add to an operation's description what all have in common."""
+    overridable = path == "/v1/predict" or path.endswith("/infer")
+    return {
+        **extra,
+        "parameters": [*extra.get("parameters", ()), *([ARM] if overridable else ())],
+        "responses": {**_COMMON_ERRORS, **extra.get("responses", {})},
+    }
 
 
 def path_parameters(path: str) -> dict[str, Any]:
@@ -203,7 +239,11 @@ FEEDBACK: Final[dict[str, Any]] = {
             "content": _json({"type": "object", "properties": {"queued": {"type": "boolean"}}}),
         },
         **_errors(
-            s400="The body breaks the contract, or the bank has no such vector.",
+            s400="The body breaks the contract, or the bank has no such id or vector.",
+            s401="No API key, or one that is not known.",
+            s403='The API key lacks the right "feedback".',
+            s413="The body is too long.",
+            s415="The body is compressed in a way that is not read here.",
             s404="No request has this name.",
             s409="Another target was given before.",
             s410="The label window is over.",

@@ -121,7 +121,7 @@ def test_before_any_rollout_every_length_is_answered_by_the_active_tier(up: Up) 
 
 def test_the_screen_names_the_addresses_and_what_to_try_next(up: Up) -> None:
     screen = up.screen.read_text()
-    for words in (up.gateway, up.controller, "rollout", "start", "curl"):
+    for words in (up.gateway, up.controller, "rollout", "start", "predict"):
         assert words in screen
 
 

@@ -70,6 +70,33 @@ def test_it_answers_logs_json_and_ends_cleanly_with_what_was_under_way_answered(
         assert {line["service"] for line in process.log()} == {"gateway"}
 
 
+def test_without_keys_it_says_so_at_start_and_with_wrong_ones_it_does_not_start(
+    tmp_path: Path,
+) -> None:
+    nowhere = "http://127.0.0.1:9"
+    with gateway(tmp_path, nowhere) as process:
+        told = process.event(
+            "no API keys: everybody who reaches this address may predict, send feedback and "
+            "override; ROUTER_KEYS_FILE changes that"
+        )
+        assert (told["level"], told["host"]) == ("info", "127.0.0.1")
+    with gateway(tmp_path, nowhere, ROUTER_KEYS_FILE=str(tmp_path / "none")) as process:
+        assert process.process.wait(DEADLINE_S) == 1
+        assert "none cannot be read" in process.log()[-1]["reason"]
+
+
+def test_on_an_address_that_others_reach_it_does_not_start_without_keys_unless_told_to(
+    tmp_path: Path,
+) -> None:
+    nowhere, everywhere = "http://127.0.0.1:9", "0.0.0.0"  # noqa: S104 - what must be refused
+    with gateway(tmp_path, nowhere, ROUTER_HOST=everywhere) as process:
+        assert process.process.wait(DEADLINE_S) == 1
+        assert "set ROUTER_KEYS_FILE, or ROUTER_OPEN=true" in process.log()[-1]["reason"]
+    with gateway(tmp_path, nowhere, ROUTER_HOST=everywhere, ROUTER_OPEN="true") as process:
+        process.event("listening")
+        assert process.log()[0]["level"] == "warning"
+
+
 def test_a_wrong_setting_ends_it_with_one_sentence(tmp_path: Path) -> None:
     with gateway(tmp_path, "ftp://nowhere") as process:
         assert process.process.wait(DEADLINE_S) == 1
