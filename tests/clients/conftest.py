@@ -38,8 +38,8 @@ class Server:
 
     def __init__(self, module: str, folder: Path, **environment: str) -> None:
         python = os.environ.get("TURNOUT_PYTHON", str(ROOT / ".venv" / "bin" / "python"))
-        self._log = folder / f"{module}.jsonl"
-        with self._log.open("wb") as log:
+        self.log = folder / f"{module}.jsonl"
+        with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [python, "-m", module],
                 env={**os.environ, **environment},
@@ -49,7 +49,7 @@ class Server:
             )
 
     def event(self, name: str) -> dict[str, Any]:
-        return _event(self._log, self.process, name)
+        return _event(self.log, self.process, name)
 
     @property
     def address(self) -> str:
