@@ -18,7 +18,6 @@ Metrics live in one registry per app object, so that a test may build several ap
 import gc
 import json
 import logging
-import math
 import resource
 import signal
 import socket
@@ -287,7 +286,6 @@ def serve(
             proxy_headers=False,
             server_header=False,
             backlog=BACKLOG,
-            timeout_keep_alive=math.ceil(guard.limits.idle_s),
             timeout_graceful_shutdown=drain_s,
         )
     )

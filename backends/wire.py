@@ -5,8 +5,8 @@ once after a refusal, which can cost a client that still sends the answer. `guar
 protocol class that closes these gaps:
 
 - a head must be whole within `head_s` and `head_bytes`, a body within `body_s`; an answer must be
-  read within `answer_s`. One sweep over all connections, twice a second, looks at the clocks, so
-  that a request costs no timer;
+  read within `answer_s`, and the next request begin within `idle_s`. One sweep over all
+  connections, twice a second, looks at the clocks, so that a request costs no timer;
 - the bodies of requests that are not yet answered may hold `held_bytes` together. What is over it
   is refused with 503, save for bodies of less than `SMALL_BODY`: a few that are long and stalled
   must not shut out the many that are short;
@@ -136,11 +136,17 @@ class _Phase(Enum):
     HEAD = auto()
     BODY = auto()
     WHOLE = auto()
-    """Nothing: the request is there. Afterwards uvicorn's own keep-alive timer runs."""
+    """The application, and when it has answered the next request."""
     LINGERING = auto()
     """The end of what a refused client still sends."""
     CLOSING = auto()
     """The client, to read what is left of the answer."""
+
+
+# Every request looks at them several times, and an enum's members are slow to get at.
+_HEAD: Final = _Phase.HEAD
+_BODY: Final = _Phase.BODY
+_WHOLE: Final = _Phase.WHOLE
 
 
 class _Door(asyncio.Transport):
@@ -172,8 +178,11 @@ class Connection(HttpToolsProtocol):
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
+        self._clock = self.guard.clock
         self._phase = _Phase.FIRST
-        self._since = self.guard.clock()
+        self._since = self._clock()
+        self.parting = False
+        """Whether no more requests are read."""
         self._unread_since: float | None = None
         self._held = 0
         self._head = 0
@@ -195,20 +204,15 @@ class Connection(HttpToolsProtocol):
         if not self.guard.add(self):
             self.guard.count("connections")
             transport.write(self._refusal(Fault(503, "too many connections are open: try again")))
-            self._enter(_Phase.CLOSING)
+            self._leave(_Phase.CLOSING)
             transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Give back what was held."""
-        self._enter(_Phase.CLOSING)
+        self._leave(_Phase.CLOSING)
         self.guard.discard(self)
         self._give()
         super().connection_lost(exc)
-
-    @property
-    def parting(self) -> bool:
-        """Whether no more requests are read."""
-        return self._phase in {_Phase.LINGERING, _Phase.CLOSING}
 
     def part(self) -> None:
         """Close; while the client still sends, go on reading for a while and throw it away."""
@@ -216,13 +220,12 @@ class Connection(HttpToolsProtocol):
             if self._phase is _Phase.CLOSING:
                 self._door.real.close()
             return
-        sending = self._phase is _Phase.BODY or self._fault is not None
-        self._unset_keepalive_if_required()
+        sending = self._phase is _BODY or self._fault is not None
         if not sending or not self._door.real.can_write_eof():
-            self._enter(_Phase.CLOSING)
+            self._leave(_Phase.CLOSING)
             self._door.real.close()
             return
-        self._enter(_Phase.LINGERING)
+        self._leave(_Phase.LINGERING)
         self.flow.resume_reading()
         if not self._door.real.is_closing():
             self._door.real.write_eof()
@@ -237,8 +240,10 @@ class Connection(HttpToolsProtocol):
                 self._since += SWEEP_S  # we do not read: the client is not to blame
             case _Phase.BODY if waited > limits.body_s:
                 self._refuse(Fault(408, f"no whole body within {limits.body_s:g} s"), "body")
+            case _Phase.WHOLE if waited > limits.idle_s and self.cycle.response_complete:
+                self.part()
             case _Phase.LINGERING if waited > LINGER_S:
-                self._enter(_Phase.CLOSING)
+                self._leave(_Phase.CLOSING)
                 self._door.real.close()
             case _Phase.CLOSING if waited > limits.answer_s:
                 self._door.real.abort()
@@ -255,7 +260,12 @@ class Connection(HttpToolsProtocol):
 
     def _enter(self, phase: _Phase) -> None:
         self._phase = phase
-        self._since = self.guard.clock()
+        self._since = self._clock()
+
+    def _leave(self, phase: _Phase) -> None:
+        """Read no more requests."""
+        self.parting = True
+        self._enter(phase)
 
     # --- what comes in --------------------------------------------------------------------------
 
@@ -263,11 +273,8 @@ class Connection(HttpToolsProtocol):
         """Read what came, unless it belongs to a request that was refused."""
         if self.parting:
             return
-        self._unset_keepalive_if_required()
-        if self._phase is _Phase.FIRST or (
-            self._phase is _Phase.WHOLE and self.cycle.response_complete
-        ):
-            self._enter(_Phase.HEAD)
+        if self._phase is not _HEAD and self._phase is not _BODY:
+            self._begin()
         self._new = False
         try:
             self.parser.feed_data(data)
@@ -280,9 +287,14 @@ class Connection(HttpToolsProtocol):
         else:
             self._bound(len(data))
 
+    def _begin(self) -> None:
+        """Start the clock of a head at its first byte, be it an empty line."""
+        if self.cycle is None or self.cycle.response_complete:
+            self._enter(_HEAD)
+
     def _bound(self, read: int) -> None:
         """Bound what the parser keeps for a head or a trailer that does not end."""
-        if self._phase is _Phase.WHOLE:
+        if self._phase is _WHOLE:
             return
         self._begun = 0 if self._new else self._begun + read
         if self._begun > self.guard.limits.head_bytes:
@@ -291,29 +303,31 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Start the clock of a head."""
         super().on_message_begin()
-        self._enter(_Phase.HEAD)
+        self._enter(_HEAD)
         self._head, self._new = 0, True
 
-    def on_url(self, url: bytes) -> None:
-        """Take a piece of the URL."""
-        self._count_head(len(url))
-        super().on_url(url)
-
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header; leave a trailer."""
-        if self._phase is not _Phase.HEAD:
+        """Take a header, as uvicorn does; leave a trailer."""
+        if self._phase is not _HEAD:
             return
-        self._count_head(len(name) + len(value))
-        super().on_header(name, value)
+        self._head += len(name) + len(value)
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Check the head; hand the request to the application."""
         upgrade = self.parser.should_upgrade()
-        self._fault = fault_of(self.parser.get_http_version(), self.headers, upgrade=upgrade)
+        if self._head + len(self.url) > self.guard.limits.head_bytes:
+            self._fault = self._too_large()
+        else:
+            version = self.parser.get_http_version()
+            self._fault = fault_of(version, self.headers, upgrade=upgrade)
         if self._fault:
             raise ValueError(self._fault.message)
         super().on_headers_complete()
-        self._enter(_Phase.BODY)
+        self._enter(_BODY)
         self._new = True
         self.scope["state"][ARRIVED] = self._since
         if upgrade:
@@ -336,33 +350,29 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Stop the clock."""
         super().on_message_complete()
-        self._enter(_Phase.WHOLE)
-        if self.cycle.response_complete:  # the answer came before the end of the body
-            self._wait_for_next()
+        self._enter(_WHOLE)
 
     def on_response_complete(self) -> None:
-        """Give back the bytes of the request that is answered."""
-        self._give()
-        super().on_response_complete()
+        """Give back the bytes of the request that is answered; go on with the next.
+
+        uvicorn's own would start a timer for every answer.
+        """
+        if self._held:
+            self._give()
+        self.server_state.total_requests += 1
         if self._phase is _Phase.CLOSING:
             self._door.real.close()
-
-    def _wait_for_next(self) -> None:
-        """Run uvicorn's keep-alive timer again: each byte that comes in stops it."""
-        self._unset_keepalive_if_required()
-        self.timeout_keep_alive_task = self.loop.call_later(
-            self.timeout_keep_alive, self.timeout_keep_alive_handler
-        )
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        elif self._phase is _WHOLE:
+            self._since = self._clock()
 
     def _give(self) -> None:
         self.guard.held -= self._held
         self._held = 0
-
-    def _count_head(self, read: int) -> None:
-        self._head += read
-        if self._head > self.guard.limits.head_bytes:
-            self._fault = self._too_large()
-            raise ValueError(self._fault.message)
 
     def _too_large(self) -> Fault:
         limit = self.guard.limits.head_bytes
@@ -407,7 +417,7 @@ class Connection(HttpToolsProtocol):
 
     def _cut_after_answer(self) -> None:
         self.pipeline.clear()
-        self._enter(_Phase.CLOSING)
+        self._leave(_Phase.CLOSING)
         self.cycle.keep_alive = False
 
     def _refusal(self, fault: Fault) -> bytes:

@@ -41,6 +41,8 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
             return
         length += len(message["body"])
         more = message["more_body"]
+    if scope["path"] == "/hold":
+        await HOLD.wait()
     names = [name.decode() for name, _ in scope["headers"]]
     body = json.dumps({"path": scope["path"], "length": length, "headers": names}).encode()
     if scope["path"] == "/big":
@@ -54,6 +56,7 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 LEFT: list[str] = []
+HOLD = asyncio.Event()
 
 
 class Server:
@@ -343,15 +346,28 @@ async def test_after_the_rest_of_a_refused_body_the_connection_may_idle_out(
         await client.send(post("/keep", "content-length: 5"))
         assert (await client.answer())[0] == 413
         await client.send(b"hello")
-        (connection,) = await _one(server)
-        await until(lambda: not connection.cycle.more_body or _timer(connection), "it has read it")
-        await until(lambda: _timer(connection), "the keep-alive timer runs again")
         await client.send(post("/next", "content-length: 0"))
         assert (await client.answer())[2]["path"] == "/next"
+        server.later(5.1)
+        assert await client.closed() == b""
 
 
-def _timer(connection: wire.Connection) -> bool:
-    return connection.timeout_keep_alive_task is not None
+async def test_an_idle_connection_is_closed_but_none_whose_answer_takes_long(
+    server: Server,
+) -> None:
+    HOLD.clear()
+    async with wired(server) as client:
+        await client.send(post("/hold", "content-length: 0"))
+        (connection,) = await _one(server)
+        await until(lambda: connection.cycle and not connection.cycle.more_body, "it is read")
+        server.later(19)
+        HOLD.set()
+        assert (await client.answer())[2]["path"] == "/hold"
+        server.later(4.9)
+        await client.send(post("/next", "content-length: 0"))
+        assert (await client.answer())[2]["path"] == "/next"
+        server.later(5.1)
+        assert await client.closed() == b""
 
 
 # --- bytes and number ---------------------------------------------------------------------------
