@@ -62,7 +62,8 @@ def asked(body: bytes, headers: dict[str, str], cuts: list[int], path: str = "in
         receive = sent_in(pieces)
         named = {name.encode(): value.encode() for name, value in headers.items()}
         intake.check(named)
-        question = await getattr(intake, path)(named, receive)
+        read_it = intake.infer if path == "infer" else intake.predict
+        question = await read_it(named, receive)
         while not question.body.whole:
             question.body.feed((await receive())["body"])
         intake.close()
