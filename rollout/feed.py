@@ -16,13 +16,13 @@ import orjson
 from redis.exceptions import RedisError
 
 from rollout.errors import RolloutError
+from rollout.keys import Keys
 from rollout.snapshot import (
     ALL_MINUTES,
     HITS,
     Batch,
     Cell,
     Heartbeat,
-    Keys,
     LabelOutcome,
     Pending,
     Snapshot,

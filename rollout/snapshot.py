@@ -34,6 +34,9 @@ Scope = Literal["long", "all"]
 Unit = Literal["request", "key"]
 Arm = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
 Percent = Annotated[float, Field(ge=0, le=100)]
+MarkName = Annotated[str, StringConstraints(pattern=r"^(budget|p50|p95|p99)$")]
+"""`budget` is the plan's, for both arms; a quantile is the incumbent's before the rollout, and the
+candidate's side of it has the plan's tolerance on top."""
 
 
 class Frozen(BaseModel):
@@ -72,6 +75,13 @@ DEFAULT_TIERS: Final = (
 )
 
 
+class Mark(Frozen):
+    """A latency to count against, in seconds: each arm's own side, exact where bins are not."""
+
+    incumbent: float = Field(gt=0)
+    candidate: float = Field(gt=0)
+
+
 class Live(Frozen):
     """The part of a running rollout that a gateway acts on."""
 
@@ -87,6 +97,15 @@ class Live(Frozen):
     weight: Percent
     shadow_sample: Percent
     label_window_s: float = Field(gt=0)
+    marks: dict[MarkName, Mark] = Field(default_factory=dict)
+    """Frozen when the rollout began, so that what is counted means the same in all its stages."""
+    counting: bool = True
+    """False until every live gateway has applied the stage: what is decided before is warm-up."""
+
+    @property
+    def counted_stage(self) -> str:
+        """The stage that a request decided now is counted under."""
+        return self.stage if self.counting else warm_up(self.stage)
 
     def role(self, arm: str) -> Role:
         """Name the part that `arm` plays in this rollout."""
@@ -136,12 +155,18 @@ def check_tiers(tiers: tuple[Tier, ...]) -> tuple[Tier, ...]:
 # --- what a gateway reports ----------------------------------------------------------------------
 
 
+def warm_up(stage: str) -> str:
+    """Name the cells of a stage's warm-up. No stage has such a name, and no judge reads them."""
+    return f"{stage}/warm-up"
+
+
 class Cell(NamedTuple):
     """What a count belongs to. `minute` is the admission time in whole minutes since 1970."""
 
     rollout: str
     evidence_epoch: int
     stage: str
+    """`Live.counted_stage`."""
     minute: int
     stratum: str
 
@@ -223,12 +248,20 @@ class Counter:
     """The closed set of counter names. `role` is incumbent or candidate.
 
     A pair's outcome is two digits, the incumbent's first: `10` = incumbent yes, candidate no.
+
+    Each counter of an observation has a twin, `first.<counter>`, where the routing key is the unit:
+    it counts no more than one observation of a key per stage and metric, because those of one key
+    are not independent.
     """
 
     OVERRIDDEN: Final = "overridden"
     KEYLESS: Final = "keyless"
     MIRROR_INTENDED: Final = "mirror.intended"
     MIRROR_COMPARED: Final = "mirror.compared"
+    PAIR_DUE: Final = "pair.due"
+    """Pairs of two predictions whose truth is awaited: what `pair_hit` may come to."""
+    KEYS_BEYOND: Final = "keys.beyond"
+    """Observations whose key was new when no more keys could be remembered: no twin has them."""
 
     @staticmethod
     def assigned(role: Role) -> str:
@@ -271,6 +304,26 @@ class Counter:
     ) -> str:
         """Pairs by agreement of the two predictions, in hundredths."""
         return f"pair.{name}.{share_bin(value)}"
+
+    @staticmethod
+    def over(role: Role, mark: str) -> str:
+        """Requests that took longer than the role's side of a mark, by assigned arm; exact."""
+        return f"over.{role}.{mark}"
+
+    @staticmethod
+    def pair_over(mark: str, incumbent: bool, candidate: bool) -> str:
+        """Pairs by which arm took longer than its side of a mark."""
+        return f"pair.over.{mark}.{incumbent:d}{candidate:d}"
+
+    @staticmethod
+    def due(role: Role) -> str:
+        """Answered requests whose truth is awaited, by assigned arm: what `labels` may come to."""
+        return f"due.{role}"
+
+    @staticmethod
+    def first(counter: str) -> str:
+        """The twin of a counter that takes one observation of each key."""
+        return f"first.{counter}"
 
     @staticmethod
     def labels(role: Role) -> str:
@@ -320,56 +373,3 @@ def stratum(length: int) -> str:
             return f"{low + 1}-{border}" if low else f"<={border}"
         low = border
     return f">{low}"
-
-
-# --- keys ----------------------------------------------------------------------------------------
-
-
-class Keys:
-    """Every key in Redis. One hash tag, so that a script may touch them together in a cluster."""
-
-    def __init__(self, namespace: str = "turnout") -> None:
-        self.prefix = f"{{{namespace}}}:"
-        self.snapshot = f"{self.prefix}snapshot"
-        """String: the Snapshot as JSON. Written only by transition.lua."""
-        self.record = f"{self.prefix}record"
-        """String: the controller's record of the rollout, as JSON. Written with the snapshot."""
-        self.records = f"{self.prefix}records"
-        """Hash: rollout -> its Record as JSON: the present one and the last ones that ended."""
-        self.rollouts = f"{self.prefix}rollouts"
-        """List: the rollouts in `records`, newest first."""
-        self.lease = f"{self.prefix}lease"
-        """String, with a TTL: `holder:token` of the controller that acts by itself."""
-        self.fence = f"{self.prefix}fence"
-        """String: the newest token of a lease. It only grows."""
-        self.audit = f"{self.prefix}audit"
-        """Stream: one entry per transition, in order."""
-        self.changed = f"{self.prefix}changed"
-        """Channel: the new snapshot's JSON, on every transition."""
-        self.gateways = f"{self.prefix}gateways"
-        """Hash: boot -> Heartbeat as JSON. A gateway that ends takes its own away; one that starts
-        takes away those that fell silent."""
-
-    def idempotency(self, key: str) -> str:
-        """Name a string, with a TTL: the outcome of the command that carried this key."""
-        return f"{self.prefix}idempotency:{key}"
-
-    def counts(self, rollout: str, evidence_epoch: int, stage: str) -> str:
-        """Name a hash, a stage's totals over all minutes: `-|stratum|counter` -> integer."""
-        return f"{self.prefix}counts:{rollout}:{evidence_epoch}:{stage}"
-
-    def minute(self, rollout: str, evidence_epoch: int, stage: str, minute: int) -> str:
-        """Name a hash, with a TTL: the part of one minute, `minute|stratum|counter` -> integer."""
-        return f"{self.counts(rollout, evidence_epoch, stage)}:{minute}"
-
-    def samples(self, rollout: str) -> str:
-        """Name a capped stream of Sample."""
-        return f"{self.prefix}samples:{rollout}"
-
-    def sequence(self, boot: str) -> str:
-        """Name a string, with a TTL: the last batch of this gateway that was counted."""
-        return f"{self.prefix}sequence:{boot}"
-
-    def pending(self, request_id: str) -> str:
-        """Name a string, with a TTL of the label window: a Pending, then the label it got."""
-        return f"{self.prefix}pending:{request_id}"

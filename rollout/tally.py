@@ -17,7 +17,7 @@ Latencies carry the 1 % relative error of `latency_bin`; agreement is rounded do
 import math
 import re
 from collections import Counter as Multiset
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
@@ -45,23 +45,26 @@ AGREEMENTS: Final = ("cosine", "overlap1", "overlap5", "overlap10", "rbo")
 
 _ROLE = "(?:incumbent|candidate)"
 _WORD = "[a-z0-9][a-z0-9_-]*"
-_COUNTER: Final = re.compile(
-    "|".join(
-        (
-            "overridden",
-            "keyless",
-            r"mirror\.(?:intended|compared)",
-            rf"mirror\.dropped\.{_WORD}",
-            rf"(?:assigned|fallback|labels)\.{_ROLE}",
-            rf"error\.{_ROLE}\.{_WORD}",
-            rf"(?:pair\.)?latency\.{_ROLE}\.[0-9]+",
-            r"pair\.error\.[01]{2}",
-            rf"pair\.(?:{'|'.join(AGREEMENTS)})\.-?[0-9]+",
-            rf"hit(?:{'|'.join(map(str, HITS))})\.{_ROLE}",
-            rf"pair\.hit(?:{'|'.join(map(str, HITS))})\.[01]{{2}}",
-        )
+_MARK = "(?:budget|p50|p95|p99)"
+_OBSERVED: Final = "|".join(
+    (
+        r"mirror\.(?:intended|compared)",
+        rf"mirror\.dropped\.{_WORD}",
+        rf"(?:assigned|fallback|due|labels)\.{_ROLE}",
+        rf"over\.{_ROLE}\.{_MARK}",
+        rf"pair\.over\.{_MARK}\.[01]{{2}}",
+        r"pair\.due",
+        rf"error\.{_ROLE}\.{_WORD}",
+        rf"(?:pair\.)?latency\.{_ROLE}\.[0-9]+",
+        r"pair\.error\.[01]{2}",
+        rf"pair\.(?:{'|'.join(AGREEMENTS)})\.-?[0-9]+",
+        rf"hit(?:{'|'.join(map(str, HITS))})\.{_ROLE}",
+        rf"pair\.hit(?:{'|'.join(map(str, HITS))})\.[01]{{2}}",
     )
 )
+_LABELS: Final = re.compile(r"(?:first\.)?(?:pair\.)?(?:due|labels|hit[0-9]+)(?:\..*)?")
+"""What counts by its label window."""
+_COUNTER: Final = re.compile(rf"overridden|keyless|keys\.beyond|(?:first\.)?(?:{_OBSERVED})")
 
 
 class CountsError(RolloutError):
@@ -163,6 +166,27 @@ class Counts:
             sums.setdefault(name, Multiset()).update(counters)
         return _counts(sums)
 
+    def __sub__(self, part: "Counts") -> "Counts":
+        """The counts without a part of them. Raises CountsError where it is no part of them."""
+        sums = {name: Multiset(counters) for name, counters in self.by_stratum.items()}
+        for name, counters in part.by_stratum.items():
+            left = sums.setdefault(name, Multiset())
+            left.subtract(counters)
+            if short := [counter for counter in counters if left[counter] < 0]:
+                raise CountsError(
+                    f"the minutes hold more of {short[0]!r} ({name}) than the stage they belong to"
+                )
+        return _counts(sums)
+
+    def only(self, keep: Callable[[str], bool]) -> "Counts":
+        """The counters whose names are to be kept."""
+        return _counts(
+            {
+                name: {counter: value for counter, value in counters.items() if keep(counter)}
+                for name, counters in self.by_stratum.items()
+            }
+        )
+
     @property
     def total(self) -> Mapping[str, int]:
         """Counters over all strata."""
@@ -170,6 +194,39 @@ class Counts:
         for counters in self.by_stratum.values():
             total.update(counters)
         return total
+
+
+@dataclass(frozen=True)
+class StageCounts:
+    """One stage, as a person sees it and as a judge may. Each counter is for one of the latter."""
+
+    total: Counts
+    """Everything that has come in."""
+    counts: Counts
+    """Behind the watermark: whatever is no label, without the newest minutes."""
+    labels: Counts
+    """`due`, `labels`, `hit` and their pairs: of requests whose label window has closed."""
+
+
+def stage_counts(
+    total: Mapping[str, int], recent: Mapping[str, int], unclosed: Mapping[str, int]
+) -> StageCounts:
+    """Check a stage's raw totals, and take away the minutes that a judge must not read yet.
+
+    `recent` are the minutes newer than the watermark, `unclosed` the labels of requests whose
+    window has not closed; both are parts of the totals. Raises CountsError.
+    """
+    everything = read(total)
+    return StageCounts(
+        total=everything,
+        counts=everything.only(lambda name: not is_label(name)) - read(recent),
+        labels=everything.only(is_label) - read(unclosed),
+    )
+
+
+def is_label(counter: str) -> bool:
+    """Whether a counter is about truths: awaited ones, those that came, and hits."""
+    return _LABELS.fullmatch(counter) is not None
 
 
 def tally(stage: Stage, counts: Mapping[str, int]) -> StageTally:

@@ -1,4 +1,4 @@
-"""The store in Redis 7 or Valkey. Keys are in `rollout.snapshot.Keys`, atomic work in `lua/`."""
+"""The store in Redis 7 or Valkey. Keys are in `rollout.keys.Keys`, atomic work in `lua/`."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -8,8 +8,9 @@ from pydantic import ValidationError
 from redis.exceptions import RedisError
 
 from rollout.errors import OutcomeUnknown, StoreUnavailable
+from rollout.keys import Keys
 from rollout.machine import AuditEntry, Record
-from rollout.snapshot import Heartbeat, Keys, Position, Sample, Snapshot
+from rollout.snapshot import Heartbeat, Position, Sample, Snapshot
 from rollout.store.connection import connect, script
 from rollout.store.port import (
     KEPT_RECORDS,

@@ -38,7 +38,8 @@ from backends.protocol import (
     version_of,
     write_answer,
 )
-from rollout.snapshot import DEFAULT_TIERS, Keys, Live, Snapshot, Tier
+from rollout.keys import Keys
+from rollout.snapshot import DEFAULT_TIERS, Live, Snapshot, Tier
 from router.__main__ import Service
 from router.settings import Settings
 

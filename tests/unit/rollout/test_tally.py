@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 
 from rollout.plan import Stage
 from rollout.snapshot import ALL_MINUTES, HITS, Counter, Role, latency_bin, latency_of, stratum
-from rollout.tally import STRATA, CountsError, StageTally, quantile, read, summarise, tally
+from rollout.tally import (
+    STRATA,
+    CountsError,
+    StageTally,
+    is_label,
+    quantile,
+    read,
+    stage_counts,
+    summarise,
+    tally,
+)
 
 STAGE = Stage(
     name="quarter", mode="ab", weight=25, shadow_sample=5, min_duration_s=60, min_requests=1,
@@ -23,6 +33,14 @@ seconds = st.floats(1e-4, 100)
 shares = st.floats(-1, 1)
 kinds = st.sampled_from(["timeout", "connection", "status", "invalid"])
 ks = st.sampled_from(HITS)
+marks = st.sampled_from(["budget", "p50", "p95", "p99"])
+label_counters = st.one_of(
+    st.builds(Counter.due, roles),
+    st.just(Counter.PAIR_DUE),
+    st.builds(Counter.labels, roles),
+    st.builds(Counter.hit, roles, ks),
+    st.builds(Counter.pair_hit, ks, st.booleans(), st.booleans()),
+)
 counters = st.one_of(
     st.sampled_from([Counter.OVERRIDDEN, Counter.KEYLESS]),
     st.sampled_from([Counter.MIRROR_INTENDED, Counter.MIRROR_COMPARED]),
@@ -38,10 +56,12 @@ counters = st.one_of(
         st.sampled_from(["cosine", "overlap1", "overlap5", "overlap10", "rbo"]),
         shares,
     ),
-    st.builds(Counter.labels, roles),
-    st.builds(Counter.hit, roles, ks),
-    st.builds(Counter.pair_hit, ks, st.booleans(), st.booleans()),
+    st.builds(Counter.over, roles, marks),
+    st.builds(Counter.pair_over, marks, st.booleans(), st.booleans()),
+    label_counters,
 )
+observed = counters.filter(lambda name: name not in (Counter.OVERRIDDEN, Counter.KEYLESS))
+counters |= st.builds(Counter.first, observed) | st.just(Counter.KEYS_BEYOND)
 fields = st.builds(
     lambda minute, length, counter: f"{minute}|{stratum(length)}|{counter}",
     st.integers(29_000_000, 29_000_005) | st.just(ALL_MINUTES), st.integers(1, 700), counters,
@@ -93,6 +113,43 @@ def test_a_quantile_from_bins_is_within_one_percent_of_the_nearest_rank(
     assert found is not None
     exact = sorted(durations)[max(1, -int(-q * len(durations) // 1)) - 1]
     assert latency_of(found) == pytest.approx(exact, rel=0.0101)
+
+
+@given(hashes, hashes)
+def test_what_is_added_can_be_taken_away(left: dict[str, int], right: dict[str, int]) -> None:
+    assert read(left) + read(right) - read(right) == read(left)
+
+
+@given(hashes, hashes, hashes)
+def test_a_judge_reads_the_old_minutes_and_the_closed_labels(
+    old: dict[str, int], recent: dict[str, int], unclosed: dict[str, int]
+) -> None:
+    recent, unclosed = (
+        {field: by for field, by in part.items() if is_label(field.rpartition("|")[2]) == label}
+        for part, label in ((recent, False), (unclosed, True))
+    )
+    total = dict(Multiset(old) + Multiset(recent) + Multiset(unclosed))
+    seen = stage_counts(total, recent, unclosed)
+    assert seen.total == read(total)
+    assert seen.counts + seen.labels == read(old)
+    assert all(map(is_label, seen.labels.total))
+    assert not any(map(is_label, seen.counts.total))
+
+
+@given(label_counters)
+def test_labels_are_what_is_awaited_what_came_and_hits(counter: str) -> None:
+    assert is_label(counter)
+    assert is_label(Counter.first(counter))
+
+
+def test_minutes_that_hold_more_than_their_stage_are_refused() -> None:
+    with pytest.raises(CountsError, match=r"more of 'assigned.candidate' \(<=100\)"):
+        stage_counts({"-|<=100|assigned.candidate": 1}, {"7|<=100|assigned.candidate": 2}, {})
+
+
+def test_the_twins_that_count_keys_leave_the_figures_as_they_are() -> None:
+    counts = {Counter.assigned("candidate"): 9, Counter.labels("candidate"): 4}
+    assert of(counts) == of(counts | {Counter.first(name): 2 for name in counts})
 
 
 def test_no_counts_give_no_figures_instead_of_zeros() -> None:
@@ -172,6 +229,9 @@ def test_hits_count_by_assigned_arm_and_by_pair() -> None:
         ("7|<=100|hit3.candidate", 1, "unknown counter 'hit3.candidate'"),
         ("7|<=100|latency.candidate.x", 1, "unknown counter 'latency.candidate.x'"),
         ("7|<=100|assigned.candidate\n", 1, "unknown counter"),
+        ("7|<=100|over.candidate.p42", 1, "unknown counter 'over.candidate.p42'"),
+        ("7|<=100|first.first.assigned.candidate", 1, "unknown counter"),
+        ("7|<=100|first.keyless", 1, "unknown counter 'first.keyless'"),
         ("7|0-100|keyless", 1, "unknown stratum '0-100'"),
         ("keyless", 1, "minute|stratum|counter"),
         ("x|<=100|keyless", 1, "minute|stratum|counter"),
