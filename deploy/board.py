@@ -64,7 +64,7 @@ class Board:
         since = time.monotonic() - self._began
         line = Text.assemble(
             (f"{since:6.1f} s  ", "dim"),
-            f"{child.spec.name:<11}",
+            f"{child.spec.name:<14}",
             (f"{child.phase:<11}", STYLES[child.phase]),
         )
         if child.phase is Phase.READY:

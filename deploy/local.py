@@ -51,6 +51,15 @@ def shipped_weights(folder: Path = DATA.parent) -> dict[str, Path]:
 
 
 @dataclass(frozen=True, slots=True)
+class Double:
+    """A server in front of one arm's that spoils its predictions: `deploy/broken.py`."""
+
+    arm: str
+    fault: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
 class Layout:
     """Where everything is. `redis_url` None means an embedded Valkey."""
 
@@ -65,6 +74,7 @@ class Layout:
     tiers: tuple[Tier, ...] = DEFAULT_TIERS
     checkpoints: Mapping[str, Path] = field(default_factory=shipped_weights)
     """By arm; an arm without one gets untrained weights from a fixed seed."""
+    double: "Double | None" = None
 
     @property
     def gateway_url(self) -> str:
@@ -85,10 +95,20 @@ class Layout:
         }
 
     @property
+    def served_urls(self) -> dict[str, str]:
+        """Where the gateway reaches each arm."""
+        spoiled = {}
+        if self.double:
+            spoiled[self.double.arm] = f"http://{self.host}:{self.double.port}"
+        return {**self.backend_urls, **spoiled}
+
+    @property
     def ports(self) -> dict[str, int]:
         """Every port that is listened on, by who listens."""
         backends = dict(zip(self.backend_urls, self.backend_ports, strict=True))
-        return {**backends, "controller": self.controller_port, "gateway": self.gateway_port}
+        double = {f"broken {self.double.arm}": self.double.port} if self.double else {}
+        servers = {"controller": self.controller_port, "gateway": self.gateway_port}
+        return {**backends, **double, **servers}
 
     @property
     def valkey_socket(self) -> Path:
@@ -128,11 +148,9 @@ def waves(layout: Layout, http: httpx2.AsyncClient) -> tuple[tuple[Spec, ...], .
     """List what runs, in the order of starting: each wave waits for the one before it."""
     store = () if layout.redis_url else (_valkey(layout),)
     backends = tuple(_backend(layout, http, index, tier) for index, tier in enumerate(layout.tiers))
-    return tuple(
-        wave
-        for wave in (store, (*backends, _controller(layout, http)), (_gateway(layout, http),))
-        if wave
-    )
+    double = (_double(layout.double, layout, http),) if layout.double else ()
+    servers = (*backends, _controller(layout, http))
+    return tuple(wave for wave in (store, servers, double, (_gateway(layout, http),)) if wave)
 
 
 def _python(module: str) -> tuple[str, ...]:
@@ -192,6 +210,23 @@ def _backend(layout: Layout, http: httpx2.AsyncClient, index: int, tier: Tier) -
     )
 
 
+def _double(double: Double, layout: Layout, http: httpx2.AsyncClient) -> Spec:
+    url = layout.served_urls[double.arm]
+    return Spec(
+        name=f"{double.arm}-broken",
+        command=_python("deploy.broken"),
+        environment={
+            "BROKEN_URL": layout.backend_urls[double.arm],
+            "BROKEN_FAULT": double.fault,
+            "BROKEN_HOST": layout.host,
+            "BROKEN_PORT": str(double.port),
+        },
+        log=_log(layout, f"{double.arm}-broken"),
+        ready=lambda: answers_ok(http, f"{url}/v2/health/ready"),
+        url=url,
+    )
+
+
 def _controller(layout: Layout, http: httpx2.AsyncClient) -> Spec:
     return Spec(
         name="controller",
@@ -218,7 +253,7 @@ def _gateway(layout: Layout, http: httpx2.AsyncClient) -> Spec:
             "ROUTER_HOST": layout.host,
             "ROUTER_PORT": str(layout.gateway_port),
             "ROUTER_STATE_DIR": str(layout.state_dir / "gateway"),
-            "ROUTER_BACKENDS": json.dumps(layout.backend_urls),
+            "ROUTER_BACKENDS": json.dumps(layout.served_urls),
         },
         log=_log(layout, "gateway"),
         ready=lambda: answers_ok(http, f"{layout.gateway_url}/v2/health/ready"),
