@@ -109,6 +109,8 @@ $(RIVAL)/.done: requirements/bench-rival.txt
 
 $(GATEWAYS)/.done: requirements/bench-gateway.txt
 	$(PYTHON) -m venv $(GATEWAYS)
+	# pip 23 takes an extra of a pinned package (pydantic[email]) for an unpinned one
+	$(GATEWAYS)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=26"
 	$(GATEWAYS)/bin/python -m pip install --quiet --disable-pip-version-check \
 		--require-hashes -r requirements/bench-gateway.txt
 	@touch $@
