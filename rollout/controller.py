@@ -18,7 +18,7 @@ from rollout import history
 from rollout.errors import FrozenNow, MemoryLost, NoRollout, TooLate
 from rollout.forecast import forecast
 from rollout.history import History
-from rollout.judge import Verdict, judge, unreadable
+from rollout.judge import Judgement, Seen, judge, unreadable
 from rollout.machine import Command, Detail, IllegalTransition, Record, begin, event_of, step
 from rollout.orders import Order, Refused, Result, Status, Verb, describe
 from rollout.plan import Plan
@@ -35,8 +35,8 @@ from rollout.store.port import (
     Store,
     Stored,
 )
-from rollout.tally import CountsError, StageTally, tally
-from rollout.tick import Act, Facts, Judgement, Move, Stay, barred, models, tick
+from rollout.tally import CountsError, StageTally, read, summarise
+from rollout.tick import Act, Facts, Move, Stay, barred, models, tick
 from rollout.tiers import merge_tiers, table_changes
 from rollout.transition import (
     UNCHANGED,
@@ -126,7 +126,8 @@ class Controller:
             record = _held(stored, rollout)
             event = event_of("advance", record)  # what is illegal is refused before the gate
             _thawed(record, stored.now)
-            _, verdict = await self._judged(record, stored.now)
+            _, judged = await self._judged(record, stored.now)
+            verdict = judged.gate
             if verdict.kind != "PASS":
                 raise Refused(
                     f"{record.id} stays in {placed(record)}, {verdict.reason}; {UNCHANGED}", verdict
@@ -152,7 +153,8 @@ class Controller:
             record = _held(stored, rollout)
             event = event_of("promote", record)
             _thawed(record, stored.now)
-            _, verdict = await self._judged(record, stored.now)
+            _, judged = await self._judged(record, stored.now)
+            verdict = judged.gate
             to = len(record.plan.stages) - 1 if full and not record.last else None
             after = step(record, event, stored.now, Detail(verdict=verdict, to=to))
             note = f"without waiting for the gate, which said {verdict.kind}: {verdict.reason}"
@@ -192,8 +194,8 @@ class Controller:
         record = stored.record
         if record is None or record.ended:
             return Ticked(None)
-        figures, verdict = await self._judged(record, stored.now)
-        move = self._move(stored, record, figures, verdict)
+        figures, judged = await self._judged(record, stored.now)
+        move = self._move(stored, record, figures, judged)
         if isinstance(move, Stay):
             return Ticked(move)
         after = step(record, move.event, stored.now, move.detail)
@@ -220,17 +222,17 @@ class Controller:
         """Say where everything stands, what the gate says, and what happens next."""
         stored = await self._store.load()
         record = stored.record
-        figures = verdict = move = None
+        figures = judged = move = None
         if record:
-            figures, verdict = await self._judged(record, stored.now)
-            move = self._move(stored, record, figures, verdict)
+            figures, judged = await self._judged(record, stored.now)
+            move = self._move(stored, record, figures, judged)
         live = record is not None and not record.ended
         return Status(
             version=str(stored.position) if stored.position else None,
             now=stored.now,
             tiers=stored.snapshot.tiers if stored.snapshot else self._tiers,
             rollout=describe(record) if record else None,
-            verdict=verdict if live else None,
+            verdict=judged.gate if judged and live else None,
             next=_said(move) if live and move else None,
             tally=figures,
             store_lost=lost_told(stored) if stored.lost else None,
@@ -349,7 +351,7 @@ class Controller:
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     def _move(
-        self, stored: Stored, record: Record, figures: StageTally | None, verdict: Verdict
+        self, stored: Stored, record: Record, figures: StageTally | None, judged: Judgement
     ) -> Move:
         alive = stored.alive(ALIVE_S)
         facts = Facts(
@@ -359,19 +361,25 @@ class Controller:
             requests=figures.requests if figures else 0,
             store_lost=stored.lost,
         )
-        return tick(record, Judgement.of(verdict), stored.now, facts)
+        return tick(record, judged, stored.now, facts)
 
-    async def _judged(self, record: Record, now: float) -> tuple[StageTally | None, Verdict]:
-        """Judge the stage that `record` is in, or was left in."""
-        stage = record.stage
-        seen = await self._store.observations(record.id, record.evidence_epoch, [stage.name])
+    async def _judged(self, record: Record, now: float) -> tuple[StageTally | None, Judgement]:
+        """Judge the stage that `record` is in, or was left in, on all that its epoch has shown."""
+        visits = [one for one in record.visits if one.evidence_epoch == record.evidence_epoch]
+        names = [one.stage for one in visits]
+        seen = await self._store.observations(record.id, record.evidence_epoch, names)
+        by_name = {stage.name: stage for stage in record.plan.stages}
         try:
-            figures = tally(stage, seen.counts[stage.name])
+            shown = [
+                Seen(by_name[name], counts, counts)
+                for name in names
+                for counts in [read(seen.counts[name])]
+            ]
         except CountsError as error:
-            return None, unreadable(str(error))
-        visit = record.visits[-1]
-        elapsed_s = (visit.left_at or now) - visit.entered_at
-        return figures, judge(stage, figures, record.plan, elapsed_s)
+            return None, Judgement.of(unreadable(str(error)))
+        elapsed_s = (visits[-1].left_at or now) - visits[-1].entered_at
+        figures = summarise(record.stage, shown[-1].counts)
+        return figures, judge(record.plan, shown, elapsed_s)
 
     async def _found(self, stored: Stored, rollout: str) -> Record:
         """Give a record, of the present rollout or of a past one. Raises NoRollout."""

@@ -1,53 +1,28 @@
 """Counts and a plan in, a verdict with its reasons out. Pure.
 
-Four kinds, and the difference between them is the point: PASS is measured good, FAIL is measured
-bad, INCONCLUSIVE is not enough yet, ERROR is could-not-measure. No data never passes. A verdict is
-the worst of its checks, in the order ERROR, FAIL, INCONCLUSIVE, PASS: where the measuring itself is
-broken, neither a good nor a bad figure may be believed.
-
 A failure is an e-value of 100 or more (wrong at most once in a hundred rollouts, at any look); a
 pass is, for now, a threshold on the observed share, and its reason says so.
 """
 
 import math
-from typing import Final, Literal, NamedTuple
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
 
 from rollout.evidence import ln_e_plus, ln_e_ratio
 from rollout.plan import Plan, Stage
-from rollout.snapshot import Frozen
-from rollout.tally import StageTally, percent
+from rollout.tally import Counts, StageTally, percent, summarise
+from rollout.verdict import Check, Evidence, Judgement, Kind, Verdict, combine, unreadable
 from rollout.wording import span
 
-Kind = Literal["PASS", "FAIL", "INCONCLUSIVE", "ERROR"]
-SEVERITY: Final[tuple[Kind, ...]] = ("ERROR", "FAIL", "INCONCLUSIVE", "PASS")
+__all__ = [
+    "Check", "Evidence", "Judgement", "Kind", "Seen", "Verdict", "combine", "judge", "unreadable",
+]  # fmt: skip
+
 LN_E_BREACH: Final = math.log(100)
 """Evidence that fails a rollout (alpha = 0.01)."""
 LN_E_RATIO: Final = math.log(1000)
 """Evidence that the split is not the one intended."""
-_SAID: Final[dict[Kind, str]] = {
-    "ERROR": "held, because something cannot be measured",
-    "FAIL": "failed",
-    "INCONCLUSIVE": "held",
-    "PASS": "passed",
-}
-
-
-class Check(Frozen):
-    """One thing that was looked at: what was found, what was asked for, and what follows."""
-
-    name: str
-    kind: Kind
-    observed: str
-    required: str
-    reason: str
-
-
-class Verdict(Frozen):
-    """What the checks of a stage add up to. `reason` is one sentence for a release engineer."""
-
-    kind: Kind
-    checks: tuple[Check, ...]
-    reason: str
 
 
 class Attempts(NamedTuple):
@@ -57,8 +32,33 @@ class Attempts(NamedTuple):
     failed: int
 
 
-def judge(stage: Stage, tally: StageTally, plan: Plan, elapsed_s: float) -> Verdict:
-    """Say whether the gate of `stage` is open, `elapsed_s` seconds after it was entered."""
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What one visited stage has shown under the present evidence epoch."""
+
+    stage: Stage
+    counts: Counts
+    """The totals without the minutes newer than the plan's watermark."""
+    labels: Counts
+    """The totals without the minutes whose label window is open (`Plan.labels`)."""
+
+
+def judge(
+    plan: Plan,
+    seen: Sequence[Seen],
+    elapsed_s: float,
+    *,
+    marks: Collection[str] = ("budget",),
+    guard_high: float = 0.0,
+) -> Judgement:
+    """Say whether the gate of the last stage of `seen` is open, and whether the guard fires.
+
+    `seen` holds the stages visited under the present evidence epoch, in order; the last one is the
+    present one and was entered `elapsed_s` seconds ago. `marks` names the latency marks that were
+    frozen at `start`; `guard_high` is the `Judgement.guard_high` of the last look.
+    """
+    del marks
+    stage, tally = seen[-1].stage, summarise(seen[-1].stage, seen[-1].counts)
     checks = [
         _duration(stage, elapsed_s),
         _requests(stage, tally),
@@ -68,22 +68,8 @@ def judge(stage: Stage, tally: StageTally, plan: Plan, elapsed_s: float) -> Verd
         checks += [_pairs(stage, tally), _coverage(tally, plan)]
     if stage.splits and plan.unit == "request":
         checks.append(_ratio(stage, tally))
-    return combine(tuple(checks))
-
-
-def combine(checks: tuple[Check, ...]) -> Verdict:
-    """Take the worst kind of `checks`, and the reasons of the checks of that kind."""
-    kind = min((check.kind for check in checks), key=SEVERITY.index)
-    reasons = "; ".join(check.reason for check in checks if check.kind == kind)
-    return Verdict(kind=kind, checks=checks, reason=f"{_SAID[kind]}: {reasons}")
-
-
-def unreadable(reason: str) -> Verdict:
-    """Say that the counts themselves cannot be read: could not measure, so nothing may advance."""
-    check = Check(
-        name="counts", kind="ERROR", observed="unreadable", required="readable", reason=reason
-    )
-    return combine((check,))
+    found = Judgement.of(combine(tuple(checks)))
+    return replace(found, guard_high=guard_high)
 
 
 def attempts(stage: Stage, tally: StageTally) -> Attempts:

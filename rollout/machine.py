@@ -16,10 +16,10 @@ from typing import ClassVar, Final, Literal
 from pydantic import Field
 
 from rollout.errors import RolloutError
-from rollout.judge import Verdict
 from rollout.plan import Plan, Stage
 from rollout.snapshot import Arm, Frozen, Live, Tier
 from rollout.tiers import check_scope, incumbent_of
+from rollout.verdict import Verdict
 
 State = Literal[
     "running", "waiting", "paused", "held", "succeeded", "aborted", "rolled_back", "undone"

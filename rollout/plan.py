@@ -7,16 +7,30 @@ Values are validated at birth: each field by itself (pydantic), and the fields a
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from rollout.freeze import Freeze
-from rollout.quantities import Count, Name, Seconds, Share
+from rollout.gates import (
+    DEFAULT_GUARD,
+    Agreement,
+    GuardMetric,
+    LatencyQuantile,
+    Required,
+    default_requirements,
+    requirement_faults,
+)
+from rollout.quantities import Count, Name, Seconds, Share, no_truth_value
 from rollout.snapshot import HITS, LABEL_WINDOW_S, Arm, Frozen, Mode, Scope, Unit
 
 _EVERYTHING: Final = 100.0
 _DAY: Final = 86_400.0
 Flag = Annotated[bool, Field(strict=True)]
+Points = Annotated[Share, Field(gt=0, lt=100)]
+Ratio = Annotated[float, BeforeValidator(no_truth_value), Field(ge=1, le=100)]
+Slower = Annotated[float, BeforeValidator(no_truth_value), Field(ge=0, le=10_000)]
+Alpha = Annotated[float, BeforeValidator(no_truth_value), Field(gt=0, le=0.2)]
+Weight = Annotated[float, BeforeValidator(no_truth_value), Field(gt=0, le=1000)]
 
 
 class Stage(Frozen):
@@ -45,6 +59,12 @@ class Stage(Frozen):
     approval_timeout_s: Seconds = Field(
         default=3 * _DAY, description="How long an approval is awaited before the rollout is held."
     )
+    require: tuple[Required, ...] | None = Field(
+        default=None,
+        description="Checks that the gate requires, of paired_errors, errors, latency_budget, "
+        "latency_relative, mirror_coverage, label_coverage, hits, targets and agreement; by "
+        "default those of the mode and the weight. The others are reported.",
+    )
 
     @property
     def mirrors(self) -> bool:
@@ -55,6 +75,13 @@ class Stage(Frozen):
     def splits(self) -> bool:
         """Whether both arms answer clients in this stage."""
         return self.mode == "ab" and 0 < self.weight < _EVERYTHING
+
+    @property
+    def required(self) -> tuple[Required, ...]:
+        """The checks that this stage's gate requires."""
+        if self.require is not None:
+            return self.require
+        return default_requirements(self.mode, self.weight, mirrors=self.mirrors)
 
 
 class Plan(Frozen):
@@ -68,11 +95,76 @@ class Plan(Frozen):
     max_error_rate: Share = Field(
         default=0.5, description="Percent of the candidate's own attempts that may fail."
     )
+    error_margin: Points = Field(
+        default=0.5,
+        description="Percentage points by which the candidate may fail more often on pairs.",
+    )
+    error_ratio: Ratio = Field(
+        default=2,
+        description="A/B gate: how many times the incumbent's error rate is still acceptable.",
+    )
+    rollback_error_ratio: Ratio = Field(
+        default=1,
+        description="A/B guard: proven more than this many times the incumbent's errors is FAIL.",
+    )
+    latency_budget_s: Seconds = Field(
+        default=1,
+        gt=0,
+        description="What the candidate's latency_quantile may be, for the client.",
+    )
+    latency_quantile: LatencyQuantile = Field(
+        default="p99", description="The quantile that the budget is for: p50, p95 or p99."
+    )
+    latency_margins: dict[LatencyQuantile, Slower] = Field(
+        default={"p50": 100, "p95": 100},
+        description="Percent by which the candidate's quantiles may exceed the incumbent's.",
+    )
     min_mirror_coverage: Share = Field(
         default=95, description="Percent of the intended comparisons that must have been made."
     )
     targets: dict[int, Share] = Field(
         default={1: 30, 5: 55, 10: 70}, description="Hit@k in percent: reported, not required."
+    )
+    gate_hit: Literal[1, 5, 10] = Field(
+        default=5, description="The k of the Hit@k that `hits` compares."
+    )
+    hit_margin: Points = Field(
+        default=3, description="Percentage points by which the candidate's Hit@k may be lower."
+    )
+    hit_stratum_margin: Points | None = Field(
+        default=None,
+        description="The same in each major stratum, where fewer are: by default twice as wide.",
+    )
+    major_stratum: Share = Field(
+        default=20, description="Percent of the traffic in scope that makes a stratum a major one."
+    )
+    agreement_floor: dict[Agreement, Annotated[float, Field(ge=-1, lt=1)]] = Field(
+        default={"overlap10": 0.3},
+        description="What the mean agreement of the arms must exceed: reported, not required.",
+    )
+    alpha_rollback: Alpha = Field(
+        default=0.01, description="The chance of a rollback that no regression justifies."
+    )
+    alpha_promote: Alpha = Field(
+        default=0.05, description="The chance that a gate opens on what is not so."
+    )
+    guard: dict[GuardMetric, Weight] = Field(
+        default=dict(DEFAULT_GUARD),
+        description="Weights of what the rollback guard looks at: error_rate, paired_errors, "
+        "errors, latency_budget and hits. What is left out is not looked at.",
+    )
+    watermark_s: Seconds = Field(
+        default=60,
+        description="Minutes of admission newer than this do not count yet; 0 takes everything.",
+    )
+    labels: Literal["closed", "arrived"] = Field(
+        default="closed",
+        description="Count truths once their label window has closed, or as they arrive: right "
+        "only where the delay does not depend on the outcome.",
+    )
+    min_label_coverage: Share = Field(
+        default=50,
+        description="Percent of the awaited truths that must have come by the end of their window.",
     )
     label_window_s: Seconds = Field(
         default=LABEL_WINDOW_S, description="How long after a request its truth may arrive."
@@ -96,6 +188,12 @@ class Plan(Frozen):
     max_retries: Count = Field(
         default=3, description="How often `retry` may begin this plan anew after its end."
     )
+
+    @property
+    def stratum_margin(self) -> float:
+        """The margin of Hit@k in a major stratum, in points."""
+        widest = min(2 * self.hit_margin, 99.0)
+        return self.hit_stratum_margin if self.hit_stratum_margin is not None else widest
 
     @model_validator(mode="after")
     def _coherent(self) -> Self:
@@ -146,6 +244,7 @@ def cross_faults(fields: Readable) -> list[tuple[str, str]]:
         for index, stage in enumerate(stages):
             faults += _mirror_faults(f"stages[{index}]", stage)
             faults += _limit_faults(f"stages[{index}]", stage)
+            faults += requirement_faults(f"stages[{index}]", stage)
         faults += _order_faults(stages)
         faults += _last_faults(stages)
     if isinstance(targets, dict):
@@ -157,7 +256,24 @@ def cross_faults(fields: Readable) -> list[tuple[str, str]]:
         ]
     if fields.get("label_window_s") == 0:
         faults.append(("label_window_s", "must be longer than 0, or no truth can ever arrive"))
+    faults += _evidence_faults(fields)
     return faults
+
+
+def _evidence_faults(fields: Readable) -> Iterator[tuple[str, str]]:
+    if fields.get("guard") == {}:
+        yield "guard", "is empty: the rollback guard must look at something"
+    ratio, strict = _number(fields, "error_ratio"), _number(fields, "rollback_error_ratio")
+    if ratio and strict and strict > ratio:
+        yield "rollback_error_ratio", "is above error_ratio: a gate would pass what is rolled back"
+    narrow, wide = _number(fields, "hit_margin"), _number(fields, "hit_stratum_margin")
+    if narrow and wide and wide < narrow:
+        yield "hit_stratum_margin", "is narrower than hit_margin, and a stratum has fewer labels"
+
+
+def _number(fields: Readable, name: str) -> float | None:
+    value = fields.get(name)
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _name_faults(stages: Sequence[Readable]) -> Iterator[tuple[str, str]]:

@@ -32,7 +32,8 @@ def duration(value: float) -> str:
     return f"{value:.3f}".rstrip("0").rstrip(".") + "s"
 
 
-def _no_truth_value(value: object) -> object:
+def no_truth_value(value: object) -> object:
+    """Refuse true and false where a number is meant. Raises ValueError."""
     if isinstance(value, bool):
         raise ValueError("write a number, not true or false")  # noqa: TRY004 - pydantic collects ValueError
     return value
@@ -40,5 +41,5 @@ def _no_truth_value(value: object) -> object:
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+$", max_length=64)]
 Seconds = Annotated[float, BeforeValidator(seconds), Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[Percent, BeforeValidator(_no_truth_value)]
-Count = Annotated[int, BeforeValidator(_no_truth_value), Field(ge=0)]
+Share = Annotated[Percent, BeforeValidator(no_truth_value)]
+Count = Annotated[int, BeforeValidator(no_truth_value), Field(ge=0)]

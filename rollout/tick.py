@@ -12,28 +12,11 @@ that comes back after an outage skips no gate and makes up for nothing.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Self
 
 from rollout.freeze import frozen
-from rollout.judge import Verdict, combine
 from rollout.machine import Detail, Event, Identities, Record
+from rollout.verdict import Judgement, Verdict
 from rollout.wording import span
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """What the judge says: the gate of the present stage, and the rollback guard."""
-
-    gate: Verdict
-    guard: Verdict
-    """FAIL when the guard fires, in whatever state the rollout is."""
-
-    @classmethod
-    def of(cls, gate: Verdict) -> Self:
-        """Take the checks of a gate that measured bad for the guard."""
-        bad = tuple(check for check in gate.checks if check.kind == "FAIL")
-        fine = Verdict(kind="PASS", checks=(), reason="nothing was measured bad")
-        return cls(gate=gate, guard=combine(bad) if bad else fine)
 
 
 @dataclass(frozen=True, slots=True)

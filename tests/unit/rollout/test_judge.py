@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rollout.judge import Verdict, judge, unreadable
+from rollout.judge import Seen, Verdict, judge, unreadable
 from rollout.plan import DEFAULT_PLAN, Plan, Stage
 from rollout.snapshot import Counter
-from rollout.tally import tally
+from rollout.tally import read
 
 WEEK = 7 * 86_400.0
 SHADOW, AB25, _, AB100 = DEFAULT_PLAN.stages
@@ -17,7 +17,8 @@ def verdict(
     stage: Stage, counts: dict[str, int], elapsed_s: float = WEEK, plan: Plan = DEFAULT_PLAN
 ) -> Verdict:
     raw = {f"1|101-200|{name}": n for name, n in counts.items()}
-    return judge(stage, tally(stage, raw), plan, elapsed_s)
+    seen = read(raw)
+    return judge(plan, [Seen(stage, seen, seen)], elapsed_s).gate
 
 
 def kinds(found: Verdict) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rollout.plan import DEFAULT_PLAN, Plan
@@ -109,6 +109,15 @@ def test_every_fault_of_a_plan_is_told_at_once_with_its_path_and_line() -> None:
         (GOOD.replace("weight: 5,", "weight: 5, shadow_sample: 5,"), 4, "belongs to ab stages"),
         (GOOD.replace("weight: 5,", "weight: 5, weight: 6,"), 4, "stands twice: first in line 4"),
         (GOOD.replace("mode: ab, weight: 100", "mode: ab, weight: 50"), 5, "ab at 100 %"),
+        (GOOD.replace("weight: 5,", "weight: 5, require: [errors],"), 4, "a shadow answers nobody"),
+        (GOOD.replace("weight: 5,", "weight: 5, require: [hits, hits],"), 4, "stands twice"),
+        (GOOD.replace("weight: 100,", "weight: 100, require: [hits],"), 5, "hits needs pairs"),
+        (GOOD.replace("weight: 5,", "weight: 5, require: [speed],"), 4, "stages[0].require"),
+        (GOOD + "guard: {}", 6, "must look at something"),
+        (GOOD + "alpha_promote: 0.5", 6, "alpha_promote"),
+        (GOOD + "error_ratio: 1.5\nrollback_error_ratio: 1.6", 7, "is above error_ratio"),
+        (GOOD + "hit_margin: 3\nhit_stratum_margin: 2", 7, "is narrower than hit_margin"),
+        (GOOD + "latency_margins: {p98: 5}", 6, "latency_margins.p98"),
         (GOOD + "  - {name: late, mode: shadow, weight: 5}\n", 6, "shadow stages come first"),
     ],
 )
@@ -192,10 +201,12 @@ stage_like = st.fixed_dictionaries(
         "min_duration_s": st.sampled_from([0, "7d", "soon"]),
         "min_requests": st.sampled_from([0, 10, -1]),
         "min_pairs": st.sampled_from([0, 10]),
+        "require": st.sampled_from([[], ["hits"], ["errors", "errors"], ["agreement"], "hits", 3]),
     },
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # its first documents are slow to draw
 @given(
     st.fixed_dictionaries(
         {"name": st.just("x"), "candidate": st.just("phase2")},
@@ -203,6 +214,10 @@ stage_like = st.fixed_dictionaries(
             "stages": st.lists(stage_like, max_size=4) | json_values,
             "targets": json_values,
             "label_window_s": json_values,
+            "guard": json_values,
+            "latency_margins": json_values,
+            "error_ratio": json_values,
+            "hit_margin": json_values,
         },
     )
 )

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rollout.freeze import Freeze
-from rollout.judge import Kind, Verdict
+from rollout.judge import Judgement, Kind, Verdict
 from rollout.machine import Detail, Event, Record, begin, step
 from rollout.plan import DEFAULT_PLAN, Plan
 from rollout.snapshot import DEFAULT_TIERS
-from rollout.tick import Act, Facts, Judgement, Move, Stay, models, tick
+from rollout.tick import Act, Facts, Move, Stay, models, tick
 
 PLAN = Plan.model_validate(DEFAULT_PLAN.model_dump() | {"on_pass": "advance"})
 HEALTHY = Facts(gateways=2, requests=5000)
@@ -32,9 +32,8 @@ def begun(plan_: Plan = PLAN, *events: Event, at: float = 100.0) -> Record:
 
 
 def judged(gate: Kind = "PASS", guard: Kind = "PASS") -> Judgement:
-    return Judgement(
-        *(Verdict(kind=kind, checks=(), reason=f"it is {kind}") for kind in (gate, guard))
-    )
+    asked, armed = (Verdict(kind=kind, checks=(), reason=f"it is {kind}") for kind in (gate, guard))
+    return Judgement(asked, armed)
 
 
 def look(
