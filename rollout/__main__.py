@@ -4,12 +4,18 @@ Exits 0 after SIGTERM or SIGINT, 1 when a setting or the port is wrong: the log'
 which. A store that is down is no reason to exit: `/health/ready` says so until it is back.
 """
 
+import os
+import secrets
+import socket
+
 import structlog
 from pydantic import ValidationError
 
 from backends import telemetry, tracing
 from rollout.api import Api
 from rollout.controller import Controller
+from rollout.loop import Loop
+from rollout.metrics import Metrics
 from rollout.settings import Settings
 from rollout.store.redis import RedisStore
 
@@ -22,7 +28,16 @@ def main() -> None:
     telemetry.configure_logging("rollout", settings.log_level)
     tracing.start("rollout")
     controller = Controller(_store(settings.redis_url), settings.tiers)
-    telemetry.serve(Api(controller, settings.backends).app, settings.host, settings.port)
+    metrics = Metrics(telemetry.new_registry())
+    loop = Loop(
+        controller,
+        metrics,
+        holder=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
+        interval_s=settings.tick_s,
+        lease_s=settings.lease_s,
+    )
+    api = Api(controller, metrics, backends=settings.backends, life=loop.running)
+    telemetry.serve(api.app, settings.host, settings.port)
 
 
 def _settings() -> Settings:

@@ -6,8 +6,13 @@ gate, illegal in this state; nothing was changed. 422: malformed; nothing was st
 store did not answer, and the sentence says whether the outcome is unknown.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import (
+    AbstractAsyncContextManager,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+)
 from typing import Annotated, Any, Final, Literal
 
 import structlog
@@ -20,7 +25,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from backends.telemetry import RequestTelemetry, metrics_endpoint, new_registry
+from backends.telemetry import RequestTelemetry, metrics_endpoint
 from rollout.controller import Controller
 from rollout.errors import Conflict, OutcomeUnknown, RolloutError, StoreUnavailable, TooLate
 from rollout.machine import AuditEntry
@@ -43,13 +48,24 @@ class StartOrder(Order):
 
 
 class Api:
-    """The controller behind HTTP. `backends` (arm -> URL) are asked what a report compares."""
+    """The controller behind HTTP. `backends` (arm -> URL) are asked what a report compares.
 
-    def __init__(self, controller: Controller, backends: Mapping[str, str] | None = None) -> None:
-        registry = new_registry()
+    `life` is entered when the app starts and left when it ends, before the store is closed.
+    """
+
+    def __init__(
+        self,
+        controller: Controller,
+        metrics: Metrics,
+        *,
+        backends: Mapping[str, str] | None = None,
+        life: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
+    ) -> None:
+        registry = metrics.registry
         self._controller = controller
         self._backends = dict(backends or {})
-        self._metrics = Metrics(registry)
+        self._metrics = metrics
+        self._life = life
         self.app = FastAPI(
             title="turnout rollout controller",
             docs_url="/docs",
@@ -147,7 +163,8 @@ class Api:
 
     @asynccontextmanager
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
-        yield
+        async with self._life():
+            yield
         await self._controller.close()
 
     async def _counted(self, command: Verb, answer: Awaitable[Result]) -> Result:

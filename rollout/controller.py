@@ -236,6 +236,7 @@ class Controller:
             next=_said(move) if live and move else None,
             tally=figures,
             store_lost=lost_told(stored) if stored.lost else None,
+            leader=stored.lease.holder if stored.lease else None,
             gateways=stored.heartbeats,
         )
 

@@ -26,7 +26,7 @@ State = Literal[
 ]
 Event = Literal[
     "start", "advance", "finish", "promote", "complete", "ask", "approve", "lapse", "reopen",
-    "pause", "resume", "hold", "release", "identify", "void", "rollback", "abort", "undo",
+    "pause", "resume", "hold", "release", "identify", "void", "settle", "rollback", "abort", "undo",
 ]  # fmt: skip
 Before = State | Literal["none"]
 """`none` is the state of a rollout that does not exist yet."""
@@ -54,6 +54,7 @@ TRANSITIONS: Final[dict[tuple[Before, Event], State]] = {
     ("waiting", "void"): "held",
     ("held", "void"): "held",
     ("paused", "void"): "paused",
+    **{(before, "settle"): before for before in LIVE},
     **{(before, "rollback"): "rolled_back" for before in LIVE},
     **{(before, "abort"): "aborted" for before in LIVE},
     ("succeeded", "undo"): "undone",
@@ -74,6 +75,7 @@ MEANING: Final[dict[Event, str]] = {
     "release": "a person lets it go on in the same stage",
     "identify": "learns which models the arms compute with",
     "void": "a model has changed: the evidence so far counts no more",
+    "settle": "every live gateway has applied the stage: from now on its requests are evidence",
     "rollback": "the guard takes all traffic off the candidate, for good",
     "abort": "a person takes all traffic off the candidate, for good",
     "undo": "the tier table is as it was before the rollout, in one step",
@@ -93,6 +95,8 @@ class Visit(Frozen):
     entered_at: float
     left_at: float | None = None
     evidence_epoch: int = 1
+    settled_at: float | None = None
+    """Since when every live gateway had applied the stage; what came before is no evidence."""
 
 
 class Approval(Frozen):
@@ -245,6 +249,8 @@ def legal(record: Record) -> tuple[Event, ...]:
     barred: set[Event] = {"advance", "promote"} if record.last else {"finish", "complete"}
     if record.hold is None or record.hold.cause != "approval":
         barred.add("reopen")
+    if record.visits[-1].settled_at is not None:
+        barred.add("settle")
     return tuple(
         event for state, event in TRANSITIONS if state == record.state and event not in barred
     )
@@ -309,6 +315,11 @@ def _identify(record: Record, _: float, detail: Detail) -> dict[str, object]:
     return {"identities": {**record.identities, **detail.identities}}
 
 
+def _settle(record: Record, now: float, _: Detail) -> dict[str, object]:
+    *before, last = record.visits
+    return {"visits": (*before, last.model_copy(update={"settled_at": now}))}
+
+
 def _void(record: Record, now: float, detail: Detail) -> dict[str, object]:
     """Begin the present stage again under a new evidence epoch, about the models that are there."""
     epoch = record.evidence_epoch + 1
@@ -339,6 +350,7 @@ _EFFECTS: Final[Mapping[Event, Effect]] = {
     "pause": lambda _record, _now, _detail: {"asked_at": None},
     "identify": _identify,
     "void": _void,
+    "settle": _settle,
 }
 
 # --- commands ------------------------------------------------------------------------------------

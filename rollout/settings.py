@@ -1,8 +1,8 @@
 """What the controller must be told: the environment, read once by `__main__`."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from rollout.snapshot import DEFAULT_TIERS, Arm, Tier, check_tiers
@@ -28,6 +28,23 @@ class Settings(BaseSettings):
         default_factory=dict,
         description="JSON, arm -> URL: whom to ask which models a report compares.",
     )
+    tick_s: float = Field(
+        default=1.0, gt=0, description="Seconds between two looks at the rollout by itself."
+    )
+    lease_s: float = Field(
+        default=10.0,
+        gt=0,
+        description="Seconds after which another controller takes over from one that fell silent.",
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="Least level of the events that are logged."
     )
+
+    @model_validator(mode="after")
+    def _renewed(self) -> Self:
+        if self.lease_s <= 2 * self.tick_s:
+            raise ValueError(
+                f"ROLLOUT_LEASE_S is {self.lease_s:g}: it must be more than twice ROLLOUT_TICK_S "
+                f"({self.tick_s:g}), or the leader loses its lease between two ticks"
+            )
+        return self

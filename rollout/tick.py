@@ -62,6 +62,7 @@ def tick(record: Record, judgement: Judgement, now: float, facts: Facts) -> Move
     return (
         _models(record, facts)
         or _guard(record, judgement.guard)
+        or _settle(record, facts)
         or _still(record, now)
         or _limit(record, judgement.gate, now, facts)
         or _gate(record, judgement.gate, now, facts)
@@ -102,6 +103,17 @@ def _guard(record: Record, guard: Verdict) -> Move | None:
     if record.state in ("held", "paused"):
         return None
     return Act("hold", guard.reason, Detail(cause="evidence", reason=guard.reason))
+
+
+def _settle(record: Record, facts: Facts) -> Move | None:
+    """Let the stage's requests count, in every live state, once nobody acts on an older version."""
+    if record.visits[-1].settled_at is not None or _silence(facts):
+        return None
+    return Act(
+        "settle",
+        f"every live gateway ({facts.gateways}) has applied the stage {record.stage.name}: its "
+        "requests are evidence from now on",
+    )
 
 
 def _still(record: Record, now: float) -> Move | None:

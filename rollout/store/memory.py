@@ -51,7 +51,9 @@ class MemoryStore:
         outcome = None if idempotency_key is None else self._outcomes.get(idempotency_key)
         deadline_ms = int(now * 1000) + self._budget_ms
         beats = tuple(self._heartbeats.values())
-        return Stored(self._snapshot, self._record, now, deadline_ms, outcome, beats)
+        return Stored(
+            self._snapshot, self._record, now, deadline_ms, outcome, beats, self._holding()
+        )
 
     async def commit(self, change: Change) -> Outcome:
         """Apply `change` or do nothing."""

@@ -16,7 +16,7 @@ and passes the same tests.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final, Protocol, Self
 
 from rollout.machine import AuditEntry, Record
 from rollout.snapshot import Heartbeat, Position, Sample, Snapshot
@@ -24,6 +24,23 @@ from rollout.snapshot import Heartbeat, Position, Sample, Snapshot
 FIRST: Final = Position(1, 1)
 KEPT_RECORDS: Final = 200
 """How many rollouts are remembered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to act without being asked. `token` grows with every new holder."""
+
+    holder: str
+    token: int
+
+    def __str__(self) -> str:
+        return f"{self.holder}:{self.token}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `holder:token`. Raises ValueError."""
+        holder, _, token = text.rpartition(":")
+        return cls(holder, int(token))
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +55,8 @@ class Stored:
     outcome: str | None = None
     """What the command with the idempotency key that was asked for has led to."""
     heartbeats: tuple[Heartbeat, ...] = ()
+    lease: Lease | None = None
+    """Whoever acts by itself now."""
 
     @property
     def position(self) -> Position | None:
@@ -69,17 +88,6 @@ class Stored:
     def alive(self, within_s: float) -> tuple[Heartbeat, ...]:
         """List the gateways that were heard of in the last `within_s` seconds."""
         return tuple(beat for beat in self.heartbeats if self.now - beat.at < within_s)
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """The right to act without being asked. `token` grows with every new holder."""
-
-    holder: str
-    token: int
-
-    def __str__(self) -> str:
-        return f"{self.holder}:{self.token}"
 
 
 @dataclass(frozen=True, slots=True)

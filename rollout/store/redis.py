@@ -60,7 +60,15 @@ class RedisStore:
                 pipe.time()
                 pipe.get(self._keys.idempotency(idempotency_key or ""))
                 pipe.hvals(self._keys.gateways)
-                snapshot, record, (second, microsecond), outcome, beats = await pipe.execute()
+                pipe.get(self._keys.lease)
+                (
+                    snapshot,
+                    record,
+                    (second, microsecond),
+                    outcome,
+                    beats,
+                    lease,
+                ) = await pipe.execute()
             return Stored(
                 snapshot=_read(snapshot, Snapshot.model_validate_json),
                 record=_read(record, Record.model_validate_json),
@@ -68,6 +76,7 @@ class RedisStore:
                 deadline_ms=second * 1000 + microsecond // 1000 + self._budget_ms,
                 outcome=outcome if idempotency_key else None,
                 heartbeats=_heartbeats(beats),
+                lease=_read(lease, Lease.parse),
             )
 
     async def commit(self, change: Change) -> Outcome:

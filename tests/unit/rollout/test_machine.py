@@ -220,6 +220,18 @@ def test_an_abort_and_a_rollback_are_legal_in_every_live_state() -> None:
     assert {state for state, event in TRANSITIONS if event == "rollback"} == set(LIVE)
 
 
+def test_a_stage_settles_once_in_every_live_state_and_anew_when_it_is_entered_again() -> None:
+    assert {state for state, event in TRANSITIONS if event == "settle"} == set(LIVE)
+    record = walk(begun(), "pause", "settle")
+    assert record.visits[-1].settled_at == 200.0
+    with pytest.raises(IllegalTransition, match="settle is illegal"):
+        walk(record, "settle")
+    for event in ("void", "resume"):
+        again = walk(record, event)
+        assert ("settle" in legal(again)) == (event == "void")
+    assert "settle" in legal(walk(record, "resume", "advance"))
+
+
 def test_what_is_over_stays_over_but_for_the_undo_of_a_success() -> None:
     ends = {"aborted", "rolled_back", "undone", "succeeded"}
     assert {(s, e) for s, e in TRANSITIONS if s in ends} == {("succeeded", "undo")}

@@ -28,7 +28,16 @@ def begun(plan_: Plan = PLAN, *events: Event, at: float = 100.0) -> Record:
     record = begin(plan_, DEFAULT_TIERS, id_="r1", salt="s", now=at)
     for event in events:
         record = step(record, event, at, Detail(cause="limit", reason="a reason"))
-    return record
+    return record if record.ended else step(record, "settle", at)
+
+
+def entered(plan_: Plan = PLAN, *events: Event) -> Record:
+    """Give a record whose stage gateways have not all applied yet."""
+    record = begun(plan_, *events)
+    *before, last = record.visits
+    return record.model_copy(
+        update={"visits": (*before, last.model_copy(update={"settled_at": None}))}
+    )
 
 
 def judged(gate: Kind = "PASS", guard: Kind = "PASS") -> Judgement:
@@ -137,6 +146,42 @@ def test_what_cannot_be_measured_waits_or_holds() -> None:
     assert event(look(begun(plan(on_error="hold")), judged("ERROR"))) == "hold"
 
 
+@pytest.mark.parametrize("before", [(), ("ask",), ("hold",), ("pause",), ("advance",)])
+def test_a_stage_counts_from_when_every_live_gateway_has_applied_it(
+    before: tuple[Event, ...],
+) -> None:
+    record = entered(PLAN, *before)
+    for facts in (Facts(), Facts(gateways=3, behind=1)):
+        move = look(record, judged("INCONCLUSIVE"), facts=facts)
+        assert isinstance(move, Stay), move
+    move = look(record, judged("INCONCLUSIVE"), facts=Facts(gateways=3))
+    assert event(move) == "settle"
+    assert move.reason.startswith("every live gateway (3) has applied the stage")
+    settled = step(record, "settle", 300.0)
+    assert settled.visits[-1].settled_at == 300.0
+    assert settled.state == record.state
+    assert not isinstance(look(settled, judged("INCONCLUSIVE")), Act)
+
+
+def test_a_guard_that_fires_does_not_wait_until_a_stage_has_settled() -> None:
+    assert event(look(entered(), judged("FAIL", "FAIL"))) == "rollback"
+
+
+def test_after_an_outage_a_tick_skips_no_gate_and_takes_one_step_at_a_time() -> None:
+    """A week of every stage has passed while nobody looked: each stage still asks its own gate."""
+    record, now, steps = entered(), 100.0 + 60 * 86_400.0, list[Event]()
+    gates: list[Kind] = ["PASS", "INCONCLUSIVE", "INCONCLUSIVE", "PASS", "PASS", "PASS", "PASS"]
+    for gate in gates:
+        stages = record.stage_index
+        move = look(record, judged(gate), now)
+        if isinstance(move, Act):
+            steps.append(move.event)
+            record = step(record, move.event, now, move.detail)
+        assert record.stage_index - stages in (0, 1)
+    assert steps == ["settle", "advance", "settle", "advance", "settle"]
+    assert record.stage.name == "ab-50"
+
+
 def test_models_are_learned_once_and_a_change_voids_the_evidence() -> None:
     seen = Facts(gateways=1, identities={"phase1": ("a",), "phase2": ("b",), "phase9": ("x",)})
     learned = look(begun(), facts=seen)
@@ -150,7 +195,7 @@ def test_models_are_learned_once_and_a_change_voids_the_evidence() -> None:
     assert isinstance(changed, Act)
     assert (changed.event, changed.detail.identities) == ("void", {"phase2": ("b", "c")})
     assert "phase2 was b and is b and c" in changed.reason
-    voided = step(known, "void", 160.0, changed.detail)
+    voided = step(step(known, "void", 160.0, changed.detail), "settle", 161.0)
     replaced = Facts(gateways=1, identities={"phase2": ("c",)})
     assert "held: a model changed" in said(look(voided, facts=replaced))
 
