@@ -20,6 +20,7 @@ from rollout.keys import Keys
 from rollout.snapshot import (
     ALL_MINUTES,
     HITS,
+    KEPT_SAMPLES,
     Batch,
     Cell,
     Heartbeat,
@@ -30,7 +31,6 @@ from rollout.snapshot import (
 from rollout.store.connection import connect, script
 
 SEQUENCE_TTL_S: Final = 86_400
-KEPT_SAMPLES: Final = 1000
 MINUTE_TTL_S: Final = 7200
 """How long a minute is kept after its last count."""
 SILENT_S: Final = 3600
@@ -126,7 +126,7 @@ class Feed:
                 await self._redis.aclose()
 
 
-def _flush_arguments(batch: Batch, keys: Keys) -> tuple[list[str], list[str | int]]:
+def _flush_arguments(batch: Batch, keys: Keys) -> tuple[list[str], list[str | float]]:
     """Lay a batch out for flush.lua, which documents the order."""
     places: dict[str, int] = {keys.sequence(batch.boot): 1}
 
@@ -141,13 +141,18 @@ def _flush_arguments(batch: Batch, keys: Keys) -> tuple[list[str], list[str | in
             totals[total, f"{ALL_MINUTES}|{cell.stratum}|{counter}"] += by
             minutes.append((minute, f"{cell.minute}|{cell.stratum}|{counter}", by))
     samples = [
-        (place(keys.samples(sample.rollout)), sample.model_dump_json()) for sample in batch.samples
+        (
+            place(keys.samples(one.rollout, one.evidence_epoch, one.stage)),
+            one.cosine,
+            one.model_dump_json(),
+        )
+        for one in batch.samples
     ]
     pending = [
         (place(keys.pending(one.request_id)), _stored(one, keys), int(one.label_window_s * 1000))
         for one in batch.pending
     ]
-    arguments: list[str | int] = [batch.sequence, SEQUENCE_TTL_S, KEPT_SAMPLES, MINUTE_TTL_S]
+    arguments: list[str | float] = [batch.sequence, SEQUENCE_TTL_S, KEPT_SAMPLES, MINUTE_TTL_S]
     flat = [(where, field, by) for (where, field), by in totals.items()]
     for items in (flat, minutes, samples, pending):
         arguments.append(len(items))

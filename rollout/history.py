@@ -6,10 +6,9 @@ from typing import Final
 
 from rollout.forecast import Traffic
 from rollout.machine import Record
-from rollout.snapshot import Counter, Sample, Scope
+from rollout.snapshot import KEPT_SAMPLES, Counter, Sample, Scope
 from rollout.store.port import Journal, Observations, Store
 
-KEPT_SAMPLES: Final = 1000
 RECENT_S: Final = 30 * 86_400.0
 """Traffic that is older says nothing about the next stage."""
 
@@ -33,7 +32,7 @@ async def gather(store: Store, record: Record, now: float) -> History:
         stages = [stage for stage, last in epochs.items() if last == epoch]
         seen = await store.observations(record.id, epoch, stages, samples=KEPT_SAMPLES)
         counts |= {stage: dict(seen.counts[stage]) for stage in stages}
-        samples = seen.samples
+        samples += seen.samples
     ordered = {visit.stage: counts[visit.stage] for visit in record.visits}
     return History(record, Observations(ordered, samples), await store.journal(), now)
 

@@ -38,9 +38,9 @@ class Keys:
         """Name a hash, with a TTL: the part of one minute, `minute|stratum|counter` -> integer."""
         return f"{self.counts(rollout, evidence_epoch, stage)}:{minute}"
 
-    def samples(self, rollout: str) -> str:
-        """Name a capped stream of Sample."""
-        return f"{self.prefix}samples:{rollout}"
+    def samples(self, rollout: str, evidence_epoch: int, stage: str) -> str:
+        """Name a sorted set of Sample as JSON, by cosine: a stage's lowest ones, capped."""
+        return f"{self.prefix}samples:{rollout}:{evidence_epoch}:{stage}"
 
     def sequence(self, boot: str) -> str:
         """Name a string, with a TTL: the last batch of this gateway that was counted."""

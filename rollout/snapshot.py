@@ -171,11 +171,20 @@ class Cell(NamedTuple):
     stratum: str
 
 
+KEPT_SAMPLES: Final = 50
+"""How many samples are kept of each stage."""
+
+
 class Sample(Frozen):
-    """One compared request, for the report: how far the arms were apart on it."""
+    """One compared request, for the report: how far the arms were apart on it.
+
+    A gateway takes a bounded number a second, whatever they show; of these a store keeps those of
+    each stage with the lowest cosines (`Keys.samples`), and `Counter.SAMPLED` says of how many.
+    """
 
     request_id: str
     rollout: str
+    evidence_epoch: int = Field(default=1, ge=1)
     stage: str
     at: float
     length: int
@@ -262,6 +271,8 @@ class Counter:
     """Pairs of two predictions whose truth is awaited: what `pair_hit` may come to."""
     KEYS_BEYOND: Final = "keys.beyond"
     """Observations whose key was new when no more keys could be remembered: no twin has them."""
+    SAMPLED: Final = "sampled"
+    """Pairs that were taken as a `Sample`."""
 
     @staticmethod
     def assigned(role: Role) -> str:

@@ -64,7 +64,9 @@ _OBSERVED: Final = "|".join(
 )
 _LABELS: Final = re.compile(r"(?:first\.)?(?:pair\.)?(?:due|labels|hit[0-9]+)(?:\..*)?")
 """What counts by its label window."""
-_COUNTER: Final = re.compile(rf"overridden|keyless|keys\.beyond|(?:first\.)?(?:{_OBSERVED})")
+_COUNTER: Final = re.compile(
+    rf"overridden|keyless|sampled|keys\.beyond|(?:first\.)?(?:{_OBSERVED})"
+)
 
 
 class CountsError(RolloutError):

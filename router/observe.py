@@ -79,8 +79,9 @@ class Observer:
         """Take in one request that both arms tried."""
         self._metrics.mirrors.labels(verdict_of(pair)).inc()
         self._count(pair.live, pair.admission, pair.length, counts_of_pair(pair))
-        if self._feed and self._samples.take(self._clock()) and (sample := sample_of(pair)):
-            self._spool.sample(sample)
+        sample = sample_of(pair) if self._feed and self._samples.take(self._clock()) else None
+        if sample and self._spool.sample(sample):
+            self._count(pair.live, pair.admission, pair.length, {Counter.SAMPLED: 1})
 
     def mirror_dropped(self, live: Live, admission: Admission, length: int, why: Dropped) -> None:
         """Take in a mirror that never became a pair."""

@@ -204,7 +204,8 @@ def sample_of(pair: Pair) -> Sample | None:
     return Sample(
         request_id=pair.admission.request_id,
         rollout=pair.live.id,
-        stage=pair.live.stage,
+        evidence_epoch=pair.live.evidence_epoch,
+        stage=pair.live.counted_stage,
         at=pair.admission.at,
         length=pair.length,
         cosine=cosine(incumbent.prediction.vector, candidate.prediction.vector),

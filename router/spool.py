@@ -50,10 +50,12 @@ class Spool:
             return
         self._counts.setdefault(cell, Multiset()).update(counts)
 
-    def sample(self, sample: Sample) -> None:
-        """Keep a sample, while there is room: samples are a selection anyway."""
-        if len(self._samples) < self._max_samples:
-            self._samples.append(sample)
+    def sample(self, sample: Sample) -> bool:
+        """Keep a sample, while there is room; whether there was. They are a selection anyway."""
+        if len(self._samples) >= self._max_samples:
+            return False
+        self._samples.append(sample)
+        return True
 
     def pend(self, pending: Pending) -> None:
         """Keep a pending label."""

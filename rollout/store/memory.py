@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from rollout.machine import AuditEntry, Record
-from rollout.snapshot import ALL_MINUTES, Batch, Heartbeat, Sample, Snapshot
+from rollout.snapshot import ALL_MINUTES, KEPT_SAMPLES, Batch, Heartbeat, Sample, Snapshot
 from rollout.store.port import (
     KEPT_RECORDS,
     Applied,
@@ -38,7 +38,7 @@ class MemoryStore:
         self._entries: list[AuditEntry] = []
         self._outcomes: dict[str, str] = {}
         self._counts: dict[tuple[str, int, str], Counter[str]] = {}
-        self._samples: list[Sample] = []
+        self._samples: dict[tuple[str, int, str], list[Sample]] = {}
         self._sequences: dict[str, int] = {}
         self._heartbeats: dict[str, Heartbeat] = {}
         self._records: dict[str, Record] = {}
@@ -80,14 +80,14 @@ class MemoryStore:
     async def observations(
         self, rollout: str, evidence_epoch: int, stages: Sequence[str], *, samples: int = 0
     ) -> Observations:
-        """Read the counts of `stages` and the newest `samples`."""
-        newest = [sample for sample in reversed(self._samples) if sample.rollout == rollout]
+        """Read the counts of `stages`, and of each up to `samples`."""
+        kept = {stage: self._samples.get((rollout, evidence_epoch, stage), []) for stage in stages}
         return Observations(
             counts={
                 stage: dict(self._counts.get((rollout, evidence_epoch, stage), {}))
                 for stage in stages
             },
-            samples=tuple(newest[:samples]),
+            samples=tuple(one for stage in stages for one in kept[stage][:samples]),
         )
 
     async def journal(self) -> Journal:
@@ -135,7 +135,11 @@ class MemoryStore:
             )
             totals = f"{ALL_MINUTES}|{cell.stratum}"
             held.update({f"{totals}|{name}": n for name, n in counters.items()})
-        self._samples.extend(batch.samples)
+        for one in batch.samples:
+            place = (one.rollout, one.evidence_epoch, one.stage)
+            held_samples = [*self._samples.get(place, ()), one]
+            held_samples.sort(key=lambda sample: (sample.cosine, sample.model_dump_json()))
+            self._samples[place] = held_samples[:KEPT_SAMPLES]
         return True
 
     def beat(self, heartbeat: Heartbeat) -> None:

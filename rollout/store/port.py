@@ -147,7 +147,7 @@ Outcome = Applied | Repeated | Moved | Late | Fenced | Behind
 
 @dataclass(frozen=True, slots=True)
 class Observations:
-    """What gateways reported: the raw totals by stage (`Keys.counts`), the newest samples first."""
+    """What gateways reported: the raw totals by stage, and the samples of each, lowest first."""
 
     counts: Mapping[str, Mapping[str, int]]
     samples: tuple[Sample, ...] = ()
@@ -173,7 +173,7 @@ class Store(Protocol):
     async def observations(
         self, rollout: str, evidence_epoch: int, stages: Sequence[str], *, samples: int = 0
     ) -> Observations:
-        """Read the counts of `stages` and at most `samples` samples. Raises StoreUnavailable."""
+        """Read the counts of `stages`, and of each up to `samples`. Raises StoreUnavailable."""
 
     async def journal(self) -> Journal:
         """Read the audit and the heartbeats. Raises StoreUnavailable."""

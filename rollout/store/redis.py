@@ -129,21 +129,22 @@ class RedisStore:
     async def observations(
         self, rollout: str, evidence_epoch: int, stages: Sequence[str], *, samples: int = 0
     ) -> Observations:
-        """Read the counts of `stages` and the newest `samples`. Raises StoreUnavailable."""
+        """Read the counts of `stages`, and of each up to `samples`. Raises StoreUnavailable."""
         with _reading():
             async with self._redis.pipeline(transaction=False) as pipe:
                 for stage in stages:
                     pipe.hgetall(self._keys.counts(rollout, evidence_epoch, stage))
-                if samples:
-                    pipe.xrevrange(self._keys.samples(rollout), count=samples)
+                for stage in stages if samples else ():
+                    key = self._keys.samples(rollout, evidence_epoch, stage)
+                    pipe.zrange(key, 0, samples - 1)
                 answers: list[Any] = await pipe.execute()
-            kept = answers[len(stages)] if samples else ()
+            kept = [one for answer in answers[len(stages) :] for one in answer]
             return Observations(
                 counts={
                     stage: {field: int(value) for field, value in answer.items()}
                     for stage, answer in zip(stages, answers, strict=False)
                 },
-                samples=tuple(Sample.model_validate_json(fields["sample"]) for _, fields in kept),
+                samples=tuple(map(Sample.model_validate_json, kept)),
             )
 
     async def journal(self) -> Journal:

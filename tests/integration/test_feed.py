@@ -159,13 +159,13 @@ async def test_minutes_are_forgotten_and_totals_are_not(feed: Feed, redis: Redis
 async def test_a_batch_that_meets_a_foreign_key_is_kept_whole_for_the_next_try(
     feed: Feed, redis: Redis
 ) -> None:
-    redis.set(KEYS.samples("r1"), "not a stream")
+    redis.set(KEYS.samples("r1", 1, "ab-25"), "no sorted set")
     batch = Batch("b", 1, {CELL: {"assigned.candidate": 1}}, (SAMPLE,), (pending(candidate=(3,)),))
     for _ in range(2):
-        with pytest.raises(FeedUnavailable, match=r"samples:r1 is a string, not a stream"):
+        with pytest.raises(FeedUnavailable, match=r"samples:r1:1:ab-25 is a string, not a zset"):
             await feed.flush(batch)
-    assert redis.keys("*") == [KEYS.samples("r1")]
-    redis.delete(KEYS.samples("r1"))
+    assert redis.keys("*") == [KEYS.samples("r1", 1, "ab-25")]
+    redis.delete(KEYS.samples("r1", 1, "ab-25"))
     assert await feed.flush(batch)
     assert redis.hgetall(TOTALS) == {"-|101-200|assigned.candidate": "1"}
 

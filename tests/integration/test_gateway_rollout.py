@@ -264,8 +264,9 @@ async def test_in_a_shadow_stage_the_incumbent_answers_and_the_pair_is_compared(
         assert rig.phase2.seen[0]["x-turnout-shadow"] == "1"
         assert rig.phase2.seen[0]["x-request-id"] == name
         assert await rig.metric("gateway_mirrors_total", outcome="compared") == 1
-        ((_, entry),) = store.xrange(KEYS.samples("r1"))
-        sample = Sample.model_validate_json(entry["sample"])
+        (kept,) = store.zrange(KEYS.samples("r1", 1, "the-stage"), 0, -1)
+        sample = Sample.model_validate_json(kept)
+        assert found["sampled"] == 1
         assert (sample.request_id, sample.length, sample.overlap10) == (name, 120, 1.0)
 
 

@@ -15,7 +15,16 @@ from rollout.errors import OutcomeUnknown, StoreUnavailable
 from rollout.feed import Feed
 from rollout.machine import AuditEntry, Record, begin, live
 from rollout.plan import DEFAULT_PLAN
-from rollout.snapshot import DEFAULT_TIERS, Batch, Cell, Heartbeat, Position, Sample, Snapshot
+from rollout.snapshot import (
+    DEFAULT_TIERS,
+    KEPT_SAMPLES,
+    Batch,
+    Cell,
+    Heartbeat,
+    Position,
+    Sample,
+    Snapshot,
+)
 from rollout.store.memory import MemoryStore
 from rollout.store.port import Applied, Change, Late, Moved, Repeated, Store, Stored
 from rollout.store.redis import RedisStore
@@ -170,6 +179,28 @@ async def test_what_gateways_report_is_read_back_counted_once(
     assert (await store.observations("r1", 1, ["shadow-5"])).samples == ()
     assert (await store.observations("r1", 2, ["shadow-5"])).counts == {"shadow-5": {}}
     assert (await store.journal()).heartbeats == (beat,)
+
+
+async def test_the_samples_that_are_kept_are_those_on_which_the_arms_differed_most(
+    store: Store, report: Callable[..., asyncio.Future[None]]
+) -> None:
+    beat = Heartbeat(boot="b", at=1.0, epoch=1, version=1, held=False)
+    cosines = [((37 * n) % 101 - 50) / 100 for n in range(101)]  # in no order, early and late
+    drawn = [
+        SAMPLE.model_copy(update={"request_id": f"q{n}", "at": float(n), "cosine": cosine})
+        for n, cosine in enumerate(cosines)
+    ]
+    other = SAMPLE.model_copy(update={"stage": "ab-25"})
+    older = SAMPLE.model_copy(update={"evidence_epoch": 2})
+    for sequence, start in enumerate(range(0, len(drawn), 20), start=1):
+        await report(Batch("b", sequence, {}, samples=tuple(drawn[start : start + 20])), beat)
+    await report(Batch("b", 99, {}, samples=(other, older)), beat)
+    lowest = tuple(sorted(drawn, key=lambda sample: sample.cosine))
+    seen = await store.observations("r1", 1, ["shadow-5", "ab-25"], samples=1000)
+    assert seen.samples == (*lowest[:KEPT_SAMPLES], other)
+    few = await store.observations("r1", 1, ["shadow-5", "ab-25"], samples=3)
+    assert few.samples == (*lowest[:3], other)
+    assert (await store.observations("r1", 2, ["shadow-5"], samples=9)).samples == (older,)
 
 
 async def test_a_stage_of_any_length_is_read_as_its_exact_totals(

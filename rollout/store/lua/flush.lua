@@ -1,16 +1,16 @@
 -- Count one gateway's batch, once, however often it is sent.
 --
 -- KEYS[1]  string   the last sequence that was counted for this boot
--- KEYS[2+] the hashes, streams and strings below, by their index in KEYS (all one hash tag); a key
+-- KEYS[2+] the hashes, sorted sets and strings below, by their index in KEYS (all one hash tag); a key
 --          of another type is an error that names it, and then nothing changes
 --
 -- ARGV[1]  this batch's sequence, rising by boot
 -- ARGV[2]  how long to remember the sequence, in seconds
--- ARGV[3]  how many samples a stream keeps, about
+-- ARGV[3]  how many samples of a stage are kept: those with the lowest scores
 -- ARGV[4]  how long to keep a minute after its last count, in seconds
 -- ARGV[5]  n totals, then n times: key index (a hash that lasts), field, increment
 -- ARGV[ ]  n counts of minutes, likewise, in hashes that expire
--- ARGV[ ]  m samples, then m times: key index (a stream), the Sample as JSON
+-- ARGV[ ]  m samples, then m times: key index (a sorted set), its score, the Sample as JSON
 -- ARGV[ ]  p pending labels, then p times: key index (a string), the pending label, TTL in ms
 --
 -- Returns 1 when it was counted, 0 when it had been counted before (and then nothing changes).
@@ -42,7 +42,7 @@ local function check(type, width)
     at = at + width
   end
 end
-local wrong = check('hash', 3) or check('hash', 3) or check('stream', 2) or check('string', 3)
+local wrong = check('hash', 3) or check('hash', 3) or check('zset', 3) or check('string', 3)
 if wrong then
   return wrong
 end
@@ -64,8 +64,10 @@ for key in pairs(add()) do
   redis.call('EXPIRE', key, ARGV[4])
 end
 for _ = 1, items() do
-  redis.call('XADD', KEYS[tonumber(ARGV[at])], 'MAXLEN', '~', ARGV[3], '*', 'sample', ARGV[at + 1])
-  at = at + 2
+  local key = KEYS[tonumber(ARGV[at])]
+  redis.call('ZADD', key, ARGV[at + 1], ARGV[at + 2])
+  redis.call('ZREMRANGEBYRANK', key, ARGV[3], -1)
+  at = at + 3
 end
 for _ = 1, items() do
   local key = KEYS[tonumber(ARGV[at])]
