@@ -26,7 +26,7 @@ import threading
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, Final
 
 import structlog
@@ -247,6 +247,36 @@ def route_of(scope: Scope) -> str:
 
 
 class _Server(uvicorn.Server):
+    """uvicorn's, which goes on for `leave_s` seconds after the first signal; a second ends it."""
+
+    def __init__(
+        self, config: uvicorn.Config, *, leave_s: float, on_leave: Callable[[], None] | None
+    ) -> None:
+        super().__init__(config)
+        self._leave_s = leave_s
+        self._on_leave = on_leave
+        self._ends: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Leave, or end at once when leaving already."""
+        if self._ends is not None or self._leave_s == 0:
+            self._tell()
+            super().handle_exit(sig, frame)
+            return
+        self._tell()
+        self._ends = time.monotonic() + self._leave_s
+        log.info("leaving", listening_for_s=self._leave_s)
+
+    def _tell(self) -> None:
+        if self._on_leave:
+            self._on_leave()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Look ten times a second whether it is time to end."""
+        if self._ends is not None and time.monotonic() >= self._ends:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         settle()
@@ -263,8 +293,13 @@ def serve(
     *,
     drain_s: int = DRAIN_S,
     guard: wire.Guard | None = None,
+    leave_s: float = 0.0,
+    on_leave: Callable[[], None] | None = None,
 ) -> None:
     """Serve `app` on `host:port` until SIGTERM or SIGINT; then drain for at most `drain_s` seconds.
+
+    At the signal `on_leave` is called, and before anything is closed the server goes on listening
+    and answering for `leave_s` seconds, unless a second signal comes.
 
     `guard` bounds the connections: see `backends/wire.py`.
 
@@ -287,7 +322,9 @@ def serve(
             server_header=False,
             backlog=BACKLOG,
             timeout_graceful_shutdown=drain_s,
-        )
+        ),
+        leave_s=leave_s,
+        on_leave=on_leave,
     )
 
     def on_signal(_: int, __: object) -> None:

@@ -74,6 +74,8 @@ class Guard:
         self.new_request_id = new_request_id
         self.connections: set[Connection] = set()
         self.held = 0
+        self.leaving = False
+        """Whether the server is about to end: each connection closes after its next answer."""
         self._sweep: asyncio.TimerHandle | None = None
         self._refused = Counter(
             "http_refused_connections",
@@ -330,7 +332,7 @@ class Connection(HttpToolsProtocol):
         self._enter(_BODY)
         self._new = True
         self.scope["state"][ARRIVED] = self._since
-        if upgrade:
+        if upgrade or self.guard.leaving:
             self.cycle.keep_alive = False
         if self.expect_100_continue:
             self._close_unless_continued()

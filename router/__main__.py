@@ -27,6 +27,7 @@ from rollout.snapshot import Heartbeat
 from router.app import App
 from router.bankids import BankIds
 from router.feedback import Feedback
+from router.fleet import Models
 from router.gateway import Gateway
 from router.ids import RANDOM_BYTES, request_id
 from router.limits import Budget
@@ -38,6 +39,7 @@ from router.snapshots import Snapshots
 from router.upstream import Upstream
 
 BEAT_S: Final = 1.0
+IDENTIFY_S: Final = 10.0
 LAST_FLUSH_S: Final = 2.0
 RESTART_S: Final = 1.0
 CANCEL_S: Final = 0.1
@@ -56,14 +58,16 @@ class Service:
         )
         keys = KeyFile(settings.keys_file) if settings.keys_file else None
         self._feed = Feed(settings.redis_url) if settings.redis_url else None
+        self._models = Models()
         self._upstream = Upstream(
-            settings.backends, ca_file=settings.ca_file, seconds=metrics.upstream_seconds
+            settings.backends, ca_file=settings.ca_file, metrics=metrics, models=self._models
         )
         self._mirrors_upstream = Upstream(
             settings.backends,
             shadow=True,
             connections=settings.mirror_in_flight,
             ca_file=settings.ca_file,
+            models=self._models,
         )
         self._snapshots = Snapshots(
             settings.start,
@@ -91,7 +95,7 @@ class Service:
             label_window_s=settings.label_window_s,
             pending_delay_s=settings.timeout_s + settings.mirror_timeout_s,
         )
-        self.app: FastAPI = App(
+        self._edge = App(
             self._gateway(metrics),
             self._feedback,
             self._snapshots,
@@ -101,11 +105,18 @@ class Service:
             version=_version(),
             max_context=settings.max_context,
             max_body_mb=settings.max_body_mb,
+            max_in_flight=settings.max_in_flight,
             tokens_per_vector=settings.tokens_per_vector,
             keys=keys,
             open_metrics=settings.open_metrics,
             life=self._life,
-        ).app
+        )
+        self.app: FastAPI = self._edge.app
+
+    def leave(self) -> None:
+        """Get ready to end: readiness says so, and connections close after their next answer."""
+        self._edge.leave()
+        self.guard.leaving = True
 
     def _gateway(self, metrics: Metrics) -> Gateway:
         return Gateway(
@@ -124,7 +135,7 @@ class Service:
         """Run the background tasks; at the end drain, send what is left, close."""
         settings = self._settings
         await self._ask_store()
-        work: list[Callable[[], Awaitable[None]]] = [self._snapshots.watch_hold]
+        work: list[Callable[[], Awaitable[None]]] = [self._snapshots.watch_hold, self._identify]
         if self._feed:
             work += [
                 lambda: self._snapshots.watch(settings.poll_s),
@@ -162,6 +173,12 @@ class Service:
             with contextlib.suppress(FeedUnavailable):
                 await self._feed.close()
 
+    async def _identify(self) -> None:
+        """Ask all replicas now and then what they compute with; answers say it in between."""
+        while True:
+            await self._upstream.identify()
+            await asyncio.sleep(IDENTIFY_S)
+
     async def _beat(self) -> None:
         while True:
             current = self._snapshots.current
@@ -173,6 +190,7 @@ class Service:
                 version=position.version,
                 held=self._snapshots.held,
                 dropped=self._observer.dropped,
+                identities=self._models.told(),
                 applied=current if current.version else None,
             )
             await self._observer.beat(heartbeat)
@@ -213,7 +231,15 @@ def main() -> None:
         log.critical("cannot start", reason=str(error))
         raise SystemExit(1) from None
     _say_who_may(settings)
-    telemetry.serve(service.app, settings.host, settings.port, guard=service.guard)
+    telemetry.serve(
+        service.app,
+        settings.host,
+        settings.port,
+        drain_s=settings.drain_s,
+        guard=service.guard,
+        leave_s=settings.leave_s,
+        on_leave=service.leave,
+    )
 
 
 def _settings() -> Settings:

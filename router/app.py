@@ -33,6 +33,7 @@ from router.feedback import Feedback
 from router.gate import Gate
 from router.gateway import Gateway
 from router.intake import Bounds, Intake
+from router.limits import Places
 from router.metrics import Metrics
 from router.predictions import Predictions, check_name
 from router.rawroute import RawRoute
@@ -62,6 +63,7 @@ class App:
         version: str,
         max_context: int,
         max_body_mb: int,
+        max_in_flight: int,
         tokens_per_vector: int,
         keys: KeyFile | None,
         open_metrics: bool,
@@ -72,6 +74,7 @@ class App:
         self._upstream = upstream
         self._version = version
         self._max_context = max_context
+        self._leaving = False
         self._tokens_per_vector = tokens_per_vector
         self._life = life
         self._metrics = metrics
@@ -80,7 +83,12 @@ class App:
             Bounds(body=max_body_mb * MIB, context=max_context), self._statistics.reading.add
         )
         self._predictions = Predictions(
-            gateway, self._intake, self._statistics, tokens_per_vector=tokens_per_vector
+            gateway,
+            self._intake,
+            self._statistics,
+            Places(max_in_flight),
+            metrics,
+            tokens_per_vector=tokens_per_vector,
         )
         self.app = FastAPI(
             title="turnout",
@@ -104,6 +112,10 @@ class App:
         self._add_routes()
         for error in (RouterError, ProtocolError, HTTPException, ClientDisconnect):
             self.app.add_exception_handler(error, write_refusal)
+
+    def leave(self) -> None:
+        """Be ready no more: the process ends soon."""
+        self._leaving = True
 
     def _add_predictions(self) -> None:
         """Add the routes that nearly all requests take, first of all: routes are tried in turn."""
@@ -190,6 +202,8 @@ class App:
         return _json(ready, 503 if waiting else 200)
 
     async def _waiting(self) -> dict[str, str]:
+        if self._leaving:
+            return {"error": "not ready: this gateway is about to end"}
         arms = self._active_arms()
         ready = await asyncio.gather(*(self._upstream.ready(arm) for arm in arms))
         missing = [arm for arm, is_ready in zip(arms, ready, strict=True) if not is_ready]

@@ -67,6 +67,17 @@ class Body:
         """Call back once, when all of it has arrived."""
         self._when_whole.append(call)
 
+    def forget(self) -> None:
+        """Call nobody back any more."""
+        self._when_whole.clear()
+
+    async def filled(self) -> None:
+        """Wait until all of it has arrived. Raises ClientLeftError."""
+        while not self.whole:
+            if self._cut:
+                raise ClientLeftError("the client left before its body had arrived")
+            await self._more()
+
     def pieces(self) -> tuple[Piece, ...]:
         """What has arrived so far."""
         return tuple(self._pieces)

@@ -61,6 +61,8 @@ class Rules:
     open_s: float = 5.0
     """The first opening; each further one lasts as much longer, up to `most_s`."""
     most_s: float = 60.0
+    fair_s: float = 0.25
+    """A replica that did not answer within less was not given the time to."""
 
 
 class Breaker:
@@ -76,6 +78,11 @@ class Breaker:
         self._window_ends = 0.0
         self._ended = 0
         self._failed = 0
+
+    @property
+    def until(self) -> float:
+        """When an open circuit lets its trial through, in monotonic seconds."""
+        return self._until
 
     def __repr__(self) -> str:
         if self.state is Circuit.OPEN:
@@ -112,8 +119,15 @@ class Breaker:
         elif self.state is Circuit.CLOSED and self._too_many():
             self._open(Change.TRIPPED, now)
 
+    def late(self, now: float, waited_s: float) -> None:
+        """Note that there was no answer within `waited_s`: a failure, if that was a fair time."""
+        if waited_s < self._rules.fair_s:
+            self.untold()
+        else:
+            self.failed(now)
+
     def untold(self) -> None:
-        """Note that a request ended which says nothing: its client left, or gave no time."""
+        """Note an end that says nothing: the client left, or the replica has too much to do."""
         self._trial = False
 
     def _too_many(self) -> bool:

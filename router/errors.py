@@ -81,6 +81,10 @@ class BusyError(RouterError):
     status = 503
 
 
+class ShedError(BusyError):
+    """More requests are under way than are borne: this one is turned away before it costs much."""
+
+
 # --- backends -----------------------------------------------------------------------------------
 
 
@@ -116,9 +120,25 @@ class UpstreamConnectionError(UpstreamError):
 
 
 class UpstreamStatusError(UpstreamError):
-    """An HTTP status that is neither an answer nor the client's mistake."""
+    """An HTTP status that is neither an answer nor the client's mistake.
+
+    `answered` is the backend's status. A 503 that says when to come again (`retry_after_s`) is not
+    a broken backend but one with more work than it can do, and is passed on as such.
+    """
 
     kind = FailureKind.STATUS
+
+    def __init__(self, message: str, answered: int, retry_after_s: int | None = None) -> None:
+        super().__init__(message)
+        self.answered = answered
+        self.retry_after_s = retry_after_s
+        if self.busy:
+            self.status = BusyError.status
+
+    @property
+    def busy(self) -> bool:
+        """Whether the backend has too much to do, and says so."""
+        return self.answered == BusyError.status and self.retry_after_s is not None
 
 
 class UpstreamInvalidError(UpstreamError):

@@ -4,8 +4,9 @@
 candidate fails, the incumbent answers within the same deadline, and the failure is still the
 candidate's, as is the time that the client waited. The client's deadline covers everything and is
 never extended; so that a candidate that hangs leaves time for the fallback, its own attempt gets a
-share of it. A candidate's refusal is taken for the client's mistake only when the incumbent refuses
-too: an arm must not turn its clients away where the other would serve them.
+share of it, and a candidate whose replicas are all ejected fails at once. A candidate's refusal is
+taken for the client's mistake only when the incumbent refuses too: an arm must not turn its clients
+away where the other would serve them.
 
 A client that leaves takes its request along. What the client waited still counts for the assigned
 arm, since patience runs out with the slow arm first; its answer does not.
@@ -203,7 +204,11 @@ class Gateway:
         name = admission.request_id
         share = 1.0 if decision.fallback is None else CANDIDATE_SHARE
         first = await self._upstream.attempt(
-            decision.arm, question, patience=Patience(deadline, share), request_id=name
+            decision.arm,
+            question,
+            patience=Patience(deadline, share),
+            request_id=name,
+            must_answer=decision.fallback is None,
         )
         tried.append(first)
         if first.error is None or decision.fallback is None:

@@ -39,6 +39,30 @@ class Budget:
         self.bytes -= bytes_
 
 
+class Places:
+    """So many requests under way, and no more."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.taken = 0
+
+    def __repr__(self) -> str:
+        return f"<Places {self.taken}/{self.most} taken>"
+
+    @property
+    def full(self) -> bool:
+        """Whether there is no place for one more."""
+        return self.taken >= self.most
+
+    def take(self) -> None:
+        """Take a place: also beyond the last, for a request that was let in before it was full."""
+        self.taken += 1
+
+    def give(self) -> None:
+        """Give a place back."""
+        self.taken -= 1
+
+
 class Rate:
     """At most `per_s` a second, and at most one second's worth at once: a token bucket."""
 

@@ -1,8 +1,11 @@
 """What the gateway measures beside its HTTP requests. Labels come from closed sets."""
 
+from functools import partial
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+
+from router.breaker import Breaker, Circuit
 
 SECONDS: Final = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
@@ -35,6 +38,51 @@ class ConfigMetrics:
         )
 
 
+class FleetMetrics:
+    """How the replicas of the arms are, and what is tried again. A replica's name is its number."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.tries = Counter(
+            "gateway_upstream_tries",
+            "Requests sent to one replica on behalf of a client, by how they ended (ok: answered, "
+            "or refused as the client's mistake; left: nobody waited for the answer)",
+            ("arm", "replica", "outcome"),
+            registry=registry,
+        )
+        self.retries = Counter(
+            "gateway_retries",
+            "Tries that failed and were worth another, by what came of it (mended, failed; or "
+            "there was none: time, budget, nobody well)",
+            ("arm", "outcome"),
+            registry=registry,
+        )
+        self.ejections = Counter(
+            "gateway_replica_ejections",
+            "How often a replica's circuit opened, so that it got no requests for a time",
+            ("arm", "replica"),
+            registry=registry,
+        )
+        self._circuit = Gauge(
+            "gateway_replica_circuit",
+            "1 for the state that a replica's circuit is in; an arm that nobody can stand in for "
+            "uses its last replicas whatever their state",
+            ("arm", "replica", "state"),
+            registry=registry,
+        )
+
+    def watch(self, arm: str, replica: str, breaker: Breaker) -> None:
+        """Tell the state of a replica's circuit from now on."""
+        self.ejections.labels(arm, replica)
+        for state in Circuit:
+            self._circuit.labels(arm, replica, str(state)).set_function(
+                partial(_is_in, breaker, state)
+            )
+
+
+def _is_in(breaker: Breaker, state: Circuit) -> float:
+    return float(breaker.state is state)
+
+
 class Metrics:
     """The instruments of one gateway, in its registry."""
 
@@ -59,6 +107,17 @@ class Metrics:
             "One attempt of one arm on behalf of a client, by outcome",
             ("arm", "outcome"),
             buckets=SECONDS,
+            registry=registry,
+        )
+        self.fleet = FleetMetrics(registry)
+        self.shed = Counter(
+            "gateway_shed",
+            "Prediction requests turned away with 503 because too many were under way",
+            registry=registry,
+        )
+        self.in_flight = Gauge(
+            "gateway_requests_in_flight",
+            "Prediction requests under way, from their whole body to their answer",
             registry=registry,
         )
         self.mirrors = Counter(

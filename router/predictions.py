@@ -2,14 +2,16 @@
 
 A question goes to the gateway as soon as its length is known, while its body may still be arriving
 (`router/intake.py`): one task per request reads on, feeds the body, and notices when the client
-leaves. That cancels the work, the call to the backend within it included.
+leaves. That cancels the work, the call to the backend within it included. When too many requests
+are under way, a request is turned away by its head alone.
 
 Whatever is raised here is answered by the exception handlers of the application around it.
 """
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from typing import Any, Final, TypeVar
 
 import orjson
@@ -20,15 +22,24 @@ from backends.protocol import TIMEOUT_HEADER, Prediction, read_timeout
 from backends.statistics import Statistics
 from router.access import ARM_HEADER
 from router.body import Body, Question
-from router.errors import ClientLeftError, UnknownModelError
+from router.edge import RETRY_AFTER_S
+from router.errors import ClientLeftError, UnknownModelError, UpstreamStatusError
 from router.gateway import Gateway, Outcome
 from router.ids import admitted_at
 from router.intake import Headers, Intake
+from router.limits import Places
+from router.metrics import Metrics
 from router.record import Admission
 
 OK: Final = 200
 _TIMEOUT: Final = TIMEOUT_HEADER.encode()
 _ARM: Final = ARM_HEADER.encode()
+_SHED: Final = protocol.write_error("too many requests are under way: try again")
+_SHED_HEADERS: Final = (
+    (b"content-type", b"application/json"),
+    (b"content-length", b"%d" % len(_SHED)),
+    (b"retry-after", b"%d" % RETRY_AFTER_S),
+)
 T = TypeVar("T")
 
 
@@ -40,16 +51,24 @@ class Predictions:
         gateway: Gateway,
         intake: Intake,
         statistics: Statistics,
+        places: Places,
+        metrics: Metrics,
         *,
         tokens_per_vector: int,
     ) -> None:
         self._gateway = gateway
+        self._places = places
+        self._shed = metrics.shed
+        metrics.in_flight.set_function(lambda: places.taken)
         self._intake = intake
         self._statistics = statistics
         self._tokens_per_vector = tokens_per_vector
 
     async def predict(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Predict the next vector of a context."""
+        if self._places.full:
+            await self._turn_away(send)
+            return
         question, outcome = await self._ask(scope, receive, self._intake.predict)
         prediction = outcome.answered.prediction
         if prediction is None:
@@ -72,6 +91,9 @@ class Predictions:
             count(time.perf_counter_ns() - began)
 
     async def _infer(self, scope: Scope, receive: Receive, send: Send) -> bool:
+        if self._places.full:
+            await self._turn_away(send)
+            return False
         check_name(scope)
         question, outcome = await self._ask(scope, receive, self._intake.infer)
         prediction = outcome.answered.prediction
@@ -95,17 +117,45 @@ class Predictions:
         self._intake.check(headers)
         question = await read(headers, receive)
         limits = [limit for limit in (timeout_s, question.terms.timeout_s) if limit is not None]
-        outcome = await while_waiting(
-            receive,
-            question.body,
-            self._gateway.predict(
-                question,
-                admission,
-                timeout_s=min(limits, default=None),
-                override=_text(headers.get(_ARM)),
-            ),
-        )
+        with self._place(question.body):
+            outcome = await while_waiting(
+                receive,
+                question.body,
+                self._gateway.predict(
+                    question,
+                    admission,
+                    timeout_s=min(limits, default=None),
+                    override=_text(headers.get(_ARM)),
+                ),
+            )
         return question, outcome
+
+    @contextlib.contextmanager
+    def _place(self, body: Body) -> Iterator[None]:
+        """Hold a place, from when the body is whole: who sends slowly must not fill them all."""
+        held = 0
+
+        def hold() -> None:
+            nonlocal held
+            held = 1
+            self._places.take()
+
+        if body.whole:
+            hold()
+        else:
+            body.when_whole(hold)
+        try:
+            yield
+        finally:
+            body.forget()
+            if held:
+                self._places.give()
+
+    async def _turn_away(self, send: Send) -> None:
+        """Refuse before anything is read: the server throws away what still comes."""
+        self._shed.inc()
+        await send({"type": "http.response.start", "status": 503, "headers": _SHED_HEADERS})
+        await send({"type": "http.response.body", "body": _SHED})
 
     def _document(
         self, question: Question, outcome: Outcome, prediction: Prediction
@@ -201,7 +251,10 @@ async def _answer(send: Send, status: int, headers: Mapping[str, str], body: byt
 
 async def _answer_failure(send: Send, outcome: Outcome) -> None:
     headers = {**_routing_headers(outcome), "content-type": "application/json"}
-    body = protocol.write_error(str(outcome.answered.error))
+    error = outcome.answered.error
+    if isinstance(error, UpstreamStatusError) and error.busy:
+        headers["retry-after"] = str(error.retry_after_s)
+    body = protocol.write_error(str(error))
     await _answer(send, outcome.status, headers, body)
 
 

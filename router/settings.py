@@ -107,6 +107,11 @@ class Settings(BaseSettings):
     max_connections: int = Field(
         default=4096, gt=0, description="Connections that may be open; one more is answered 503."
     )
+    max_in_flight: int = Field(
+        default=512,
+        gt=0,
+        description="Prediction requests that may be under way; one more is answered 503.",
+    )
     max_context: int = Field(
         default=2000, gt=0, description="Vectors that a context may have; more is answered 413."
     )
@@ -115,6 +120,17 @@ class Settings(BaseSettings):
     )
     timeout_s: float = Field(
         default=30.0, gt=0, description="Seconds that a request may take, unless it asks for less."
+    )
+    leave_s: float = Field(
+        default=0.0,
+        ge=0,
+        description="Seconds for which the gateway goes on answering, though not ready any more, "
+        "when it is told to end: what a load balancer needs to notice.",
+    )
+    drain_s: int = Field(
+        default=20,
+        gt=0,
+        description="Seconds that requests under way have at most, once nothing new is taken in.",
     )
     too_long: TooLong = Field(
         default="truncate",

@@ -6,27 +6,27 @@ wrong is translated here, where it is caught: into an UpstreamError with its kin
 failed, into a RefusedError when the backend says that the request itself is wrong. A client that
 sends slowly is no failure of an arm: an attempt's own time begins when the floats are all there.
 
-An arm has one replica or several. Each has a connection pool of its own, so that a slow one cannot
-starve another.
+An arm has one replica or several (`router/fleet.py`). What is safe to try again is tried again, on
+another replica where one is well, within the one deadline of the arm's attempt and a budget that
+all its requests share (`router/retries.py`). A failure that a retry mended is no error of the arm,
+since its client saw none; the metrics tell of it.
 """
 
 import asyncio
-import contextlib
 import math
+import random
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Final
 
 import orjson
-from prometheus_client import Histogram
 
-from backends import protocol, tracing
+from backends import protocol
 from backends.content import KIB
 from backends.idruns import IdRuns
 from backends.protocol import TIMEOUT_HEADER, Floats, Prediction, ProtocolError
-from router.address import read_address
 from router.body import Piece, Question
 from router.errors import (
     LateBodyError,
@@ -37,16 +37,16 @@ from router.errors import (
     UpstreamStatusError,
     UpstreamTimeoutError,
 )
+from router.exchange import Limit, document, exchange
+from router.fleet import Arm, Models, Replica
+from router.metrics import Metrics
 from router.record import Attempt
-from router.replicas import choose
-from router.transport import Reply, Stream, Transport, TransportError
+from router.retries import Policy, Retried, is_safe, pause
+from router.transport import Reply, Stream
 
-CLIENT_FAULTS: Final = frozenset({400, 413, 422})
-"""What a backend may say about a request. Other 4xx (404, 415, 429) are not the client's fault."""
 PROBE_S: Final = 2.0
 LIST_S: Final = 10.0
 _MODEL: Final = f"/v2/models/{protocol.MODEL}"
-_OK: Final = 200
 SHORT: Final = 64 * KIB
 """Bytes of floats that are sent in one piece with what stands before them."""
 
@@ -75,33 +75,13 @@ class Patience:
         return min(self.share * left, self.most_s) if whole else left
 
 
-class Replica:
-    """One backend of an arm, and how many requests are with it."""
-
-    def __init__(self, url: str, *, connections: int, ca_file: Path | None) -> None:
-        self.url = url
-        self.address = read_address(url)
-        self.transport = Transport(self.address, connections=connections, ca_file=ca_file)
-        self.load = 0
-
-    async def send(
-        self, method: str, path: str, headers: Mapping[str, str], body: bytes | Stream | None
-    ) -> Reply:
-        """Send one request, and count it while it is under way. Raises TransportError."""
-        self.load += 1
-        try:
-            return await self.transport.send(method, path, headers, body)
-        finally:
-            self.load -= 1
-
-
 class Upstream:
     """Clients for the backends of all arms. `backends` maps an arm to its replicas' addresses.
 
-    `shadow` marks every request as a mirror's copy. `connections` are those of one replica.
-    `ca_file` holds the authorities that https backends' certificates must come from, in place of
-    the system's. `seconds`, a histogram with the labels arm and outcome, is told about each
-    attempt.
+    `shadow` marks every request as a mirror's copy: it is tried once, and not where no replica is
+    well. `connections` are those of one replica. `ca_file` holds the authorities that https
+    backends' certificates must come from, in place of the system's. `models` is told who answers
+    with what. `random` gives numbers from 0 to 1.
     """
 
     def __init__(
@@ -111,87 +91,207 @@ class Upstream:
         shadow: bool = False,
         connections: int = 100,
         ca_file: Path | None = None,
-        seconds: Histogram | None = None,
+        metrics: Metrics | None = None,
+        models: Models | None = None,
+        policy: Policy | None = None,
         clock: Callable[[], float] = time.monotonic,
+        random: Callable[[], float] = random.random,
     ) -> None:
         self._shadow = shadow
         self._marks = {protocol.SHADOW_HEADER: "1"} if shadow else {}
-        self._seconds = seconds
+        self._metrics = metrics
+        self._models = models or Models()
+        self._policy = Policy(retries=0) if shadow else policy or Policy()
         self._clock = clock
-        self._replicas = {
-            arm: {url: Replica(url, connections=connections, ca_file=ca_file) for url in addresses}
-            for arm, addresses in backends.items()
+        self._random = random
+        self._arms = {
+            name: Arm(
+                name,
+                urls,
+                connections=connections,
+                ca_file=ca_file,
+                shadow=shadow,
+                metrics=metrics.fleet if metrics else None,
+            )
+            for name, urls in backends.items()
         }
 
     @property
     def arms(self) -> tuple[str, ...]:
         """The arms that have a backend."""
-        return tuple(self._replicas)
+        return tuple(self._arms)
 
     async def close(self) -> None:
         """Close all connections."""
-        replicas = [one for arm in self._replicas.values() for one in arm.values()]
+        replicas = [one for arm in self._arms.values() for one in arm.replicas.values()]
         await asyncio.gather(*(one.transport.close() for one in replicas))
 
     async def attempt(
-        self, arm: str, question: Question, *, patience: Patience, request_id: str
+        self,
+        arm: str,
+        question: Question,
+        *,
+        patience: Patience,
+        request_id: str,
+        must_answer: bool = True,
     ) -> Attempt:
         """Let `arm` try a request: `infer`, with its errors as values, but for LateBodyError."""
         started = self._clock()
         try:
-            answer = await self.infer(arm, question, patience=patience, request_id=request_id)
+            answer = await self.infer(
+                arm, question, patience=patience, request_id=request_id, must_answer=must_answer
+            )
         except (UpstreamError, RefusedError) as error:
             attempt = Attempt(arm, self._clock() - started, error=error)
         else:
             attempt = Attempt(arm, answer.seconds, prediction=answer.prediction)
-        if self._seconds is not None:
-            self._seconds.labels(arm, attempt.outcome).observe(attempt.seconds)
+        if self._metrics is not None:
+            self._metrics.upstream_seconds.labels(arm, attempt.outcome).observe(attempt.seconds)
         return attempt
 
     async def infer(
-        self, arm: str, question: Question, *, patience: Patience, request_id: str
+        self,
+        arm: str,
+        question: Question,
+        *,
+        patience: Patience,
+        request_id: str,
+        must_answer: bool = True,
     ) -> Answer:
-        """Ask `arm` for a prediction.
+        """Ask `arm` for a prediction, again where that is safe and may help.
 
-        Raises UpstreamError, of its kind, when the arm fails; RefusedError when it refuses;
-        LateBodyError when the time is up before the client has sent all floats.
+        Without `must_answer`, when somebody else can answer in its place, an arm whose replicas are
+        all ejected fails at once. Raises UpstreamError, of its kind, when the arm fails;
+        RefusedError when it refuses; LateBodyError when the time is up before the client has sent
+        all floats.
         """
         started = self._clock()
+        fleet = self._arm(arm)
         body = question.body
-        left_s = patience.left(started, whole=body.whole)
+        limit = Limit(patience.left(started, whole=body.whole))
+        if not body.whole:
+            body.when_whole(lambda: limit.reset(patience.left(self._clock(), whole=True)))
+            try:
+                async with limit.running():
+                    await fleet.admit(body)
+            except TimeoutError:
+                raise _late_body() from None
+        fleet.budget.active += 1
+        try:
+            call = _Call(question, request_id, limit)
+            prediction = await self._infer(fleet, call, must_answer=must_answer)
+        finally:
+            fleet.budget.active -= 1
+            fleet.release(body)
+        return Answer(prediction, self._clock() - started)
+
+    async def _infer(self, arm: Arm, call: "_Call", *, must_answer: bool) -> Prediction:
+        """Try until there is an answer, or trying again is not worth it."""
+        key = call.question.terms.key
+        must_answer = must_answer and not self._shadow
+        replica = arm.choose(key, self._clock(), must_answer=must_answer)
+        if replica is None:
+            raise UpstreamConnectionError(
+                f"the {arm.name} backend is not asked for now: its last requests failed"
+            )
+        tried: set[str] = set()
+        while True:
+            try:
+                prediction = await self._try(arm, replica, call)
+            except UpstreamError as error:
+                failed = error
+            else:
+                if tried:
+                    self._count_retry(arm, Retried.MENDED)
+                return prediction
+            finally:
+                if tried:
+                    arm.budget.give()
+            if tried:
+                self._count_retry(arm, Retried.FAILED)
+            tried.add(replica.url)
+            call.retries += 1
+            if not is_safe(failed) or call.retries > self._policy.retries:
+                raise failed
+            following = await self._again(arm, call, failed, tried)
+            if isinstance(following, Retried):
+                self._count_retry(arm, following)
+                raise failed
+            replica = following
+
+    async def _again(
+        self, arm: Arm, call: "_Call", failed: UpstreamError, tried: Collection[str]
+    ) -> Replica | Retried:
+        """Wait before a retry, and say who gets it; or why there is none.
+
+        A place in the budget is taken with it.
+        """
+        key = call.question.terms.key
+        busy = isinstance(failed, UpstreamStatusError) and failed.busy
+        if arm.choose_again(key, self._clock(), tried=tried, busy=busy) is None:
+            return Retried.NOBODY
+        wait_s = pause(self._policy, call.retries, self._random())
+        if wait_s >= call.limit.left:
+            return Retried.TIME
+        if not arm.budget.take():
+            return Retried.BUDGET
+        found: Replica | None = None
+        try:
+            await asyncio.sleep(wait_s)
+            # Others have failed meanwhile, or come back.
+            found = arm.choose_again(key, self._clock(), tried=tried, busy=busy)
+        finally:
+            if found is None:
+                arm.budget.give()
+        return found or Retried.NOBODY
+
+    async def _try(self, arm: Arm, replica: Replica, call: "_Call") -> Prediction:
+        """Send the question to one replica, and note how that ends."""
+        question, body = call.question, call.question.body
+        left_s = call.limit.left
         headers = {
             "content-type": "application/octet-stream",
             "content-length": str(len(question.head) + body.size),
             protocol.HEADER_LENGTH: str(len(question.head)),
             **self._marks,
-            "x-request-id": request_id,
+            "x-request-id": call.request_id,
         }
         if left_s < math.inf:
             headers[TIMEOUT_HEADER] = str(max(1, math.floor(1e3 * left_s)))
-        limit = _Limit(left_s)
-        if not body.whole:
-            body.when_whole(lambda: limit.reset(patience.left(self._clock(), whole=True)))
+        replica.breaker.sent()
         try:
             reply = await self._send(
                 arm,
+                replica,
                 "POST",
                 f"{_MODEL}/infer",
-                limit=limit,
+                limit=call.limit,
                 headers=headers,
                 body=_content(question),
-                key=question.terms.key,
             )
-        except UpstreamTimeoutError:
+            prediction = _prediction(arm.name, reply)
+        except UpstreamTimeoutError as error:
             if not body.whole:
-                raise LateBodyError("the time was up before the body had arrived") from None
+                arm.left(replica, self._clock())
+                raise _late_body() from None
+            arm.failed(replica, error, self._clock(), min(left_s, call.limit.seconds))
             raise
-        try:
-            prediction = protocol.read_answer(reply.body, reply.headers.get(protocol.HEADER_LENGTH))
-        except (ProtocolError, ValueError, TypeError) as error:
-            raise UpstreamInvalidError(
-                f"the {arm} backend gave an invalid answer: {error}"
-            ) from error
-        return Answer(prediction, self._clock() - started)
+        except UpstreamError as error:
+            arm.failed(replica, error, self._clock(), left_s)
+            raise
+        except RefusedError:
+            arm.answered(replica, self._clock())
+            raise
+        except BaseException:  # the client left, or something broke here
+            arm.left(replica, self._clock())
+            raise
+        arm.answered(replica, self._clock())
+        self._models.note(arm.name, replica.url, prediction.checkpoint, prediction.bank)
+        return prediction
+
+    def _count_retry(self, arm: Arm, outcome: Retried) -> None:
+        if self._metrics is not None:
+            self._metrics.fleet.retries.labels(arm.name, outcome).inc()
 
     async def lookup(self, arm: str, vector: Floats, *, timeout_s: float = PROBE_S) -> int | None:
         """Find the id of the bank's vector that equals `vector` `[768]`, or None.
@@ -199,104 +299,132 @@ class Upstream:
         Raises UpstreamError when the arm fails.
         """
         body = orjson.dumps({"vector": vector}, option=orjson.OPT_SERIALIZE_NUMPY)
-        response = await self._send(
-            arm, "POST", f"{_MODEL}/lookup", limit=_Limit(timeout_s), body=body
-        )
-        found = _document(arm, response).get("id")
+        response = await self._ask(arm, "POST", f"{_MODEL}/lookup", timeout_s, body)
+        found = document(arm, response).get("id")
         if found is not None and (isinstance(found, bool) or not isinstance(found, int)):
             raise UpstreamInvalidError(f"the {arm} backend's lookup gave {found!r} for an id")
         return found
 
     async def ids(self, arm: str, *, timeout_s: float = LIST_S) -> IdRuns:
         """List the ids of the arm's bank. Raises UpstreamError, also where it lists none."""
-        response = await self._send(arm, "GET", f"{_MODEL}/ids", limit=_Limit(timeout_s))
+        response = await self._ask(arm, "GET", f"{_MODEL}/ids", timeout_s)
         try:
             return IdRuns.read(response.body)
         except ValueError as error:
             raise UpstreamInvalidError(f"the {arm} backend lists no ids: {error}") from error
 
     async def ready(self, arm: str) -> bool:
-        """Whether the arm says that it can answer, within two seconds."""
+        """Whether a replica of the arm says within two seconds that it can answer."""
+
+        async def is_ready(replica: Replica) -> bool:
+            try:
+                await self._probe(arm, replica, "/v2/health/ready")
+            except (UpstreamError, RefusedError):
+                return False
+            return True
+
+        asking = [asyncio.create_task(is_ready(one)) for one in self._arm(arm).replicas.values()]
         try:
-            await self._send(arm, "GET", "/v2/health/ready", limit=_Limit(PROBE_S))
-        except (UpstreamError, RefusedError):
-            return False
-        return True
+            for answer in asyncio.as_completed(asking):
+                if await answer:
+                    return True
+        finally:
+            for task in asking:
+                task.cancel()
+        return False
 
     async def identity(self, arm: str) -> dict[str, str]:
         """Ask for the sha256 of the arm's checkpoint and bank. Raises UpstreamError."""
-        document = _document(arm, await self._send(arm, "GET", _MODEL, limit=_Limit(PROBE_S)))
-        facts = document.get("parameters")
+        return await self._identify(arm, self._well(arm))
+
+    async def identify(self) -> None:
+        """Ask every replica what it computes with; who does not answer is left out."""
+        await asyncio.gather(
+            *(
+                self._identify(name, replica)
+                for name, arm in self._arms.items()
+                for replica in arm.replicas.values()
+            ),
+            return_exceptions=True,
+        )
+
+    async def _identify(self, arm: str, replica: Replica) -> dict[str, str]:
+        facts = document(arm, await self._probe(arm, replica, _MODEL)).get("parameters")
         found = {
             name: facts.get(name) if isinstance(facts, dict) else None
             for name in ("checkpoint", "bank")
         }
         if not all(isinstance(value, str) for value in found.values()):
             raise UpstreamInvalidError(f"the {arm} backend's metadata lacks its identity")
-        return {name: str(value) for name, value in found.items()}
+        identity = {name: str(value) for name, value in found.items()}
+        self._models.note(arm, replica.url, **identity)
+        return identity
+
+    async def _probe(self, arm: str, replica: Replica, path: str) -> Reply:
+        return await self._send(self._arm(arm), replica, "GET", path, limit=Limit(PROBE_S))
+
+    async def _ask(
+        self, arm: str, method: str, path: str, timeout_s: float, body: bytes | None = None
+    ) -> Reply:
+        """Ask a replica that is well something besides a prediction."""
+        return await self._send(
+            self._arm(arm), self._well(arm), method, path, limit=Limit(timeout_s), body=body
+        )
 
     async def _send(
         self,
-        arm: str,
+        arm: Arm,
+        replica: Replica,
         method: str,
         path: str,
         *,
-        limit: "_Limit",
+        limit: Limit,
         headers: Mapping[str, str] | None = None,
         body: bytes | Stream | None = None,
-        key: str | None = None,
     ) -> Reply:
-        """Send one request and read its answer, all within `limit`; translate what fails."""
-        replica = self._choose(arm, key)
-        where = replica.address
-        with tracing.calling(
-            method, where.host, where.port, path, arm=arm, shadow=self._shadow
-        ) as span:
-            try:
-                async with limit.running():
-                    reply = await replica.send(
-                        method, path, {**(headers or {}), **span.headers}, body
-                    )
-            except TimeoutError as error:
-                raise UpstreamTimeoutError(
-                    f"the {arm} backend did not answer within {max(limit.seconds, 0):.3f} s"
-                ) from error
-            except TransportError as error:
-                raise UpstreamConnectionError(
-                    f"the connection to the {arm} backend failed: {error}"
-                ) from error
-            span.answered(reply.status)
-            if reply.status != _OK:
-                _refuse(arm, reply)
-        return reply
+        return await exchange(
+            arm.name,
+            replica,
+            method,
+            path,
+            limit=limit,
+            headers=headers,
+            body=body,
+            shadow=self._shadow,
+        )
 
-    def _choose(self, arm: str, key: str | None) -> Replica:
-        replicas = self._replicas.get(arm)
-        if replicas is None:
-            raise UpstreamConnectionError(f"no URL is set for the {arm} backend: ROUTER_BACKENDS")
-        if len(replicas) == 1:
-            return next(iter(replicas.values()))
-        loads = {url: replica.load for url, replica in replicas.items()}
-        return replicas[choose(tuple(replicas), key, loads, replicas.keys())]
+    def _arm(self, name: str) -> Arm:
+        arm = self._arms.get(name)
+        if arm is None:
+            raise UpstreamConnectionError(f"no URL is set for the {name} backend: ROUTER_BACKENDS")
+        return arm
+
+    def _well(self, arm: str) -> Replica:
+        """Choose a replica that is well, or any where none is."""
+        fleet = self._arm(arm)
+        found = fleet.choose(None, self._clock(), must_answer=True)
+        return found or next(iter(fleet.replicas.values()))
 
 
-class _Limit:
-    """A timeout that may be set anew while it runs."""
+@dataclass(slots=True)
+class _Call:
+    """One request to an arm, over all its tries."""
 
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self._timeout: asyncio.Timeout | None = None
+    question: Question
+    request_id: str
+    limit: Limit
+    retries: int = 0
 
-    def running(self) -> asyncio.Timeout:
-        self._timeout = asyncio.timeout(self.seconds if self.seconds < math.inf else None)
-        return self._timeout
 
-    def reset(self, seconds: float) -> None:
-        """Give it `seconds` from now on, unless it is over."""
-        self.seconds = seconds
-        if self._timeout is not None and not self._timeout.expired():
-            with contextlib.suppress(RuntimeError):  # it has ended in time
-                self._timeout.reschedule(asyncio.get_running_loop().time() + seconds)
+def _late_body() -> LateBodyError:
+    return LateBodyError("the time was up before the body had arrived")
+
+
+def _prediction(arm: str, reply: Reply) -> Prediction:
+    try:
+        return protocol.read_answer(reply.body, reply.headers.get(protocol.HEADER_LENGTH))
+    except (ProtocolError, ValueError, TypeError) as error:
+        raise UpstreamInvalidError(f"the {arm} backend gave an invalid answer: {error}") from error
 
 
 def _content(question: Question) -> bytes | Stream:
@@ -311,20 +439,3 @@ async def _pieces(question: Question) -> AsyncIterator[Piece]:
     yield question.head
     async for piece in question.body.read():
         yield piece
-
-
-def _refuse(arm: str, reply: Reply) -> NoReturn:
-    if reply.status in CLIENT_FAULTS:
-        message = _document(arm, reply).get("error")
-        raise RefusedError(str(message), reply.status)
-    raise UpstreamStatusError(f"the {arm} backend answered with status {reply.status}")
-
-
-def _document(arm: str, reply: Reply) -> dict[str, Any]:
-    try:
-        document = orjson.loads(reply.body)
-    except orjson.JSONDecodeError as error:
-        raise UpstreamInvalidError(f"the {arm} backend's answer is no JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise UpstreamInvalidError(f"the {arm} backend's answer is no JSON object")
-    return document

@@ -130,6 +130,7 @@ class StubBackend:
     window: int
     ids: tuple[int, ...] = tuple(range(100, 130))
     status: int = 200
+    retry_after: str | None = None
     junk: bytes | None = None
     ready: bool = True
     cut: bool = False
@@ -197,7 +198,9 @@ class StubBackend:
         if self.cut:
             return _Cut()
         if self.status != 200:
-            return JSONResponse({"error": f"{self.arm} says {self.status}"}, self.status)
+            headers = {"retry-after": self.retry_after} if self.retry_after else {}
+            error = {"error": f"{self.arm} says {self.status}"}
+            return JSONResponse(error, self.status, headers)
         if self.junk is not None:
             return Response(self.junk)
         ids = np.asarray(self.ids[: question.top_k], np.int64)

@@ -37,6 +37,16 @@ def test_half_of_enough_requests_failing_opens_a_circuit_and_half_of_too_few_doe
     assert breaker.state is Circuit.OPEN
 
 
+def test_no_answer_within_less_than_a_fair_time_says_nothing() -> None:
+    breaker = Breaker(RULES)
+    for _ in range(20):
+        breaker.late(0, waited_s=0.9 * RULES.fair_s)
+    assert breaker.lets(0)
+    for _ in range(RULES.in_a_row):
+        breaker.late(0, waited_s=RULES.fair_s)
+    assert not breaker.lets(0)
+
+
 def test_failures_of_an_earlier_window_count_no_more() -> None:
     breaker = Breaker(RULES)
     for second in range(0, 100, 11):

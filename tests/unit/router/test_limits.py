@@ -1,9 +1,10 @@
 """How much may be under way at once."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.limits import Budget, Rate, RetryBudget
+from router.limits import Budget, Places, Rate, RetryBudget
 
 
 def test_a_budget_says_which_limit_leaves_no_place() -> None:
@@ -61,3 +62,15 @@ def test_a_retry_budget_is_never_overdrawn(active: int, share: float, least: int
     while budget.take():
         pass
     assert budget.retrying <= max(least, share * active + 1)
+
+
+@pytest.mark.parametrize(("taken", "full"), [(0, False), (1, False), (2, True), (3, True)])
+def test_places_are_full_when_all_are_taken_and_one_let_in_before_still_finds_one(
+    taken: int, full: bool
+) -> None:
+    places = Places(2)
+    for _ in range(taken + 1):
+        places.take()
+    places.give()
+    assert places.full is full
+    assert repr(places) == f"<Places {taken}/2 taken>"

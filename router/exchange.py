@@ -1,0 +1,125 @@
+"""One request to one replica and its answer, within a limit: what fails is translated here.
+
+Into an UpstreamError with its kind when the replica failed, into a RefusedError when it says that
+the request itself is wrong.
+"""
+
+import asyncio
+import contextlib
+import math
+from collections.abc import Mapping
+from typing import Any, Final, NoReturn
+
+import orjson
+
+from backends import tracing
+from router.errors import (
+    RefusedError,
+    UpstreamConnectionError,
+    UpstreamInvalidError,
+    UpstreamStatusError,
+    UpstreamTimeoutError,
+)
+from router.fleet import Replica
+from router.transport import Reply, Stream, TransportError
+
+CLIENT_FAULTS: Final = frozenset({400, 413, 422})
+"""What a backend may say about a request. Other 4xx (404, 415, 429) are not the client's fault."""
+MOST_RETRY_AFTER_S: Final = 60
+MOST_DIGITS: Final = 9
+_OK: Final = 200
+
+
+class Limit:
+    """A timeout over all tries of a request, that may be set anew while it runs."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._ends = self._now() + seconds
+        self._timeout: asyncio.Timeout | None = None
+
+    @property
+    def left(self) -> float:
+        """Seconds that are left."""
+        return self._ends - self._now()
+
+    def running(self) -> asyncio.Timeout:
+        """Bound what is done in this context, which raises TimeoutError."""
+        self._timeout = asyncio.timeout_at(self._ends if self.seconds < math.inf else None)
+        return self._timeout
+
+    def reset(self, seconds: float) -> None:
+        """Give it `seconds` from now on, unless it is over."""
+        self.seconds = seconds
+        self._ends = self._now() + seconds
+        if self._timeout is not None and not self._timeout.expired():
+            with contextlib.suppress(RuntimeError):  # it has ended in time
+                self._timeout.reschedule(self._ends)
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
+
+
+async def exchange(
+    arm: str,
+    replica: Replica,
+    method: str,
+    path: str,
+    *,
+    limit: Limit,
+    headers: Mapping[str, str] | None,
+    body: bytes | Stream | None,
+    shadow: bool,
+) -> Reply:
+    """Send one request and read its answer, all within `limit`.
+
+    Raises UpstreamTimeoutError, UpstreamConnectionError, UpstreamStatusError, RefusedError.
+    """
+    where = replica.address
+    with tracing.calling(method, where.host, where.port, path, arm=arm, shadow=shadow) as span:
+        try:
+            async with limit.running():
+                reply = await replica.send(method, path, {**(headers or {}), **span.headers}, body)
+        except TimeoutError as error:
+            raise UpstreamTimeoutError(
+                f"the {arm} backend did not answer within {max(limit.seconds, 0):.3f} s"
+            ) from error
+        except TransportError as error:
+            raise UpstreamConnectionError(
+                f"the connection to the {arm} backend failed: {error}"
+            ) from error
+        span.answered(reply.status)
+        if reply.status != _OK:
+            _refuse(arm, reply)
+    return reply
+
+
+def _refuse(arm: str, reply: Reply) -> NoReturn:
+    if reply.status in CLIENT_FAULTS:
+        message = document(arm, reply).get("error")
+        raise RefusedError(str(message), reply.status)
+    raise UpstreamStatusError(
+        f"the {arm} backend answered with status {reply.status}",
+        reply.status,
+        _retry_after(reply.headers.get("retry-after")),
+    )
+
+
+def _retry_after(text: str | None) -> int | None:
+    """Read a Retry-After in seconds, within bounds; one that is a date counts as a second."""
+    if text is None:
+        return None
+    seconds = int(text) if text.isdecimal() and len(text) <= MOST_DIGITS else 1
+    return min(max(seconds, 1), MOST_RETRY_AFTER_S)
+
+
+def document(arm: str, reply: Reply) -> dict[str, Any]:
+    """Read an answer that is a JSON object. Raises UpstreamInvalidError."""
+    try:
+        document = orjson.loads(reply.body)
+    except orjson.JSONDecodeError as error:
+        raise UpstreamInvalidError(f"the {arm} backend's answer is no JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise UpstreamInvalidError(f"the {arm} backend's answer is no JSON object")
+    return document
