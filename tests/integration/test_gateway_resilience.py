@@ -25,7 +25,8 @@ from gateway_rig import (
 from redis import Redis
 
 from backends.protocol import Request, write_request
-from rollout.snapshot import DEFAULT_TIERS, Heartbeat, Keys, Tier
+from rollout.keys import Keys
+from rollout.snapshot import DEFAULT_TIERS, Heartbeat, Tier
 from router.body import Body
 from router.breaker import Rules
 from router.errors import ClientLeftError
