@@ -186,7 +186,7 @@ class Controller:
     # --- by itself -------------------------------------------------------------------------------
 
     async def tick(self, lease: Lease) -> Ticked:
-        """Look once, and take at most one step, as long as `lease` is held.
+        """Look once, and take at most one step, as long as `lease` is held; remember some looks.
 
         Raises RolloutError when the store is lost; what happened then shows at the next tick.
         """
@@ -196,6 +196,12 @@ class Controller:
             return Ticked(None)
         figures, judged = await self._judged(record, stored.now)
         move = self._move(stored, record, figures, judged)
+        ticked = await self._act(stored, record, move, lease)
+        acts = ticked.result is not None
+        await history.keep_look(self._store, record, figures, judged, stored.now, acts=acts)
+        return ticked
+
+    async def _act(self, stored: Stored, record: Record, move: Move, lease: Lease) -> Ticked:
         if isinstance(move, Stay):
             return Ticked(move)
         after = step(record, move.event, stored.now, move.detail)

@@ -1,13 +1,18 @@
 """Looking back: what a report is made of, and how much traffic there was. Reads the store alone."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
+from rollout.errors import StoreUnavailable
 from rollout.forecast import Traffic
 from rollout.machine import Record
 from rollout.snapshot import KEPT_SAMPLES, Counter, Sample, Scope
 from rollout.store.port import Journal, Observations, Store
+from rollout.tally import StageTally
+from rollout.trace import Point, due, point
+from rollout.verdict import Judgement
 
 RECENT_S: Final = 30 * 86_400.0
 """Traffic that is older says nothing about the next stage."""
@@ -21,6 +26,8 @@ class History:
     observations: Observations
     journal: Journal
     now: float
+    trace: tuple[Point, ...] = ()
+    """What the evidence was over time; empty where no controller acted by itself."""
 
 
 async def gather(store: Store, record: Record, now: float) -> History:
@@ -34,7 +41,32 @@ async def gather(store: Store, record: Record, now: float) -> History:
         counts |= {stage: dict(seen.counts[stage]) for stage in stages}
         samples += seen.samples
     ordered = {visit.stage: counts[visit.stage] for visit in record.visits}
-    return History(record, Observations(ordered, samples), await store.journal(), now)
+    return History(
+        record,
+        Observations(ordered, samples),
+        await store.journal(),
+        now,
+        await store.trace(record.id),
+    )
+
+
+async def keep_look(
+    store: Store,
+    record: Record,
+    figures: StageTally | None,
+    judged: Judgement,
+    now: float,
+    *,
+    acts: bool,
+) -> None:
+    """Add a look to the rollout's trace, if it is worth keeping (`rollout.trace`).
+
+    A store that is lost meanwhile costs a chart one point, and hides nothing that was done.
+    """
+    with suppress(StoreUnavailable):
+        last = next(iter(await store.trace(record.id, newest=1)), None)
+        if due(last, record, now, acts=acts):
+            await store.keep(record.id, point(record, figures, judged, now))
 
 
 async def recent_traffic(store: Store, scope: Scope, now: float) -> Traffic | None:

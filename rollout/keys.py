@@ -42,6 +42,10 @@ class Keys:
         """Name a sorted set of Sample as JSON, by cosine: a stage's lowest ones, capped."""
         return f"{self.prefix}samples:{rollout}:{evidence_epoch}:{stage}"
 
+    def trace(self, rollout: str) -> str:
+        """Name a capped list of Point as JSON, oldest first: what the evidence was over time."""
+        return f"{self.prefix}trace:{rollout}"
+
     def sequence(self, boot: str) -> str:
         """Name a string, with a TTL: the last batch of this gateway that was counted."""
         return f"{self.prefix}sequence:{boot}"

@@ -5,8 +5,9 @@ Nothing survives the process, and nothing is shared with another: a controller t
 uses `RedisStore`.
 """
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from itertools import islice
 
 from rollout.machine import AuditEntry, Record
 from rollout.snapshot import ALL_MINUTES, KEPT_SAMPLES, Batch, Heartbeat, Sample, Snapshot
@@ -25,6 +26,7 @@ from rollout.store.port import (
     Repeated,
     Stored,
 )
+from rollout.trace import KEPT_POINTS, Point
 
 
 class MemoryStore:
@@ -39,6 +41,7 @@ class MemoryStore:
         self._outcomes: dict[str, str] = {}
         self._counts: dict[tuple[str, int, str], Counter[str]] = {}
         self._samples: dict[tuple[str, int, str], list[Sample]] = {}
+        self._traces: dict[str, deque[Point]] = {}
         self._sequences: dict[str, int] = {}
         self._heartbeats: dict[str, Heartbeat] = {}
         self._records: dict[str, Record] = {}
@@ -89,6 +92,16 @@ class MemoryStore:
             },
             samples=tuple(one for stage in stages for one in kept[stage][:samples]),
         )
+
+    async def keep(self, rollout: str, point: Point) -> None:
+        """Add a look to the trace of a rollout."""
+        kept = self._traces.setdefault(rollout, deque(maxlen=KEPT_POINTS))
+        kept.append(point)
+
+    async def trace(self, rollout: str, newest: int = KEPT_POINTS) -> tuple[Point, ...]:
+        """Read the newest points of a rollout's trace, oldest first."""
+        kept = self._traces.get(rollout, deque())
+        return tuple(islice(kept, max(0, len(kept) - newest), None))
 
     async def journal(self) -> Journal:
         """Read the audit and the heartbeats."""

@@ -20,6 +20,7 @@ from typing import Final, Protocol, Self
 
 from rollout.machine import AuditEntry, Record
 from rollout.snapshot import Heartbeat, Position, Sample, Snapshot
+from rollout.trace import KEPT_POINTS, Point
 
 FIRST: Final = Position(1, 1)
 KEPT_RECORDS: Final = 200
@@ -174,6 +175,12 @@ class Store(Protocol):
         self, rollout: str, evidence_epoch: int, stages: Sequence[str], *, samples: int = 0
     ) -> Observations:
         """Read the counts of `stages`, and of each up to `samples`. Raises StoreUnavailable."""
+
+    async def keep(self, rollout: str, point: Point) -> None:
+        """Add a look to the trace of a rollout. Raises StoreUnavailable; it may be kept then."""
+
+    async def trace(self, rollout: str, newest: int = KEPT_POINTS) -> tuple[Point, ...]:
+        """Read the newest points of a rollout's trace, oldest first. Raises StoreUnavailable."""
 
     async def journal(self) -> Journal:
         """Read the audit and the heartbeats. Raises StoreUnavailable."""

@@ -27,6 +27,7 @@ from rollout.store.port import (
     Repeated,
     Stored,
 )
+from rollout.trace import KEPT_POINTS, Point
 
 IDEMPOTENCY_TTL_S: Final = 86_400
 JOURNAL_LENGTH: Final = 1000
@@ -146,6 +147,25 @@ class RedisStore:
                 },
                 samples=tuple(map(Sample.model_validate_json, kept)),
             )
+
+    async def keep(self, rollout: str, point: Point) -> None:
+        """Add a look to the trace of a rollout. Raises StoreUnavailable; it may be kept then."""
+        key = self._keys.trace(rollout)
+        with _reading():
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.rpush(key, point.model_dump_json())
+                pipe.ltrim(key, -KEPT_POINTS, -1)
+                await pipe.execute()
+
+    async def trace(self, rollout: str, newest: int = KEPT_POINTS) -> tuple[Point, ...]:
+        """Read the newest points of a rollout's trace, oldest first. Raises StoreUnavailable."""
+        with _reading():
+            kept = await self._redis.lrange(self._keys.trace(rollout), -newest, -1)
+        found = []
+        for one in kept:
+            with suppress(ValidationError):  # of another version: a chart can do without it
+                found.append(Point.model_validate_json(one))
+        return tuple(found)
 
     async def journal(self) -> Journal:
         """Read the newest transitions and every heartbeat. Raises StoreUnavailable."""

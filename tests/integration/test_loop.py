@@ -21,6 +21,7 @@ from rollout.snapshot import DEFAULT_TIERS, Batch, Cell, Counter, Heartbeat
 from rollout.store.memory import MemoryStore
 from rollout.store.port import Lease
 from rollout.store.redis import RedisStore
+from rollout.trace import Point
 
 ORDER = Order(actor="ann", reason="a test")
 QUICK = DEFAULT_PLAN.model_copy(
@@ -99,6 +100,43 @@ async def test_a_rollout_settles_and_a_plan_that_waits_for_a_person_goes_no_furt
         assert await loop.round() == "stayed"
     assert (ticks(seen, "acted"), ticks(seen, "stayed")) == (1, 6)
     assert (seen.get_sample_value("rollout_tick_seconds_count") or 0) == 7
+
+
+async def test_a_leader_keeps_a_trace_of_what_it_looked_at() -> None:
+    world = World()
+    loop, _ = loop_of(world.controller)
+    started = await world.controller.start(QUICK.model_copy(update={"on_pass": "wait"}), ORDER)
+    await loop.round()
+    await world.beat()
+    await loop.round()  # settles: a look that acts is kept, however soon it comes
+    for _ in range(9):
+        world.now += 0.5
+        await world.beat()
+        assert await loop.round() == "stayed"
+    kept = (await world.controller.history(started.rollout)).trace
+    assert [point.at for point in kept] == [1000, 1000, 1002, 1004]
+    assert {(point.stage, point.state, point.gate) for point in kept} == {
+        ("shadow-5", "running", "INCONCLUSIVE")
+    }
+
+
+class Forgetful(MemoryStore):
+    """A store that is lost whenever a look is to be kept."""
+
+    async def keep(self, rollout: str, point: Point) -> None:
+        """Fail."""
+        raise StoreUnavailable(f"no answer for {rollout} at {point.at}")
+
+
+async def test_a_look_that_cannot_be_kept_stops_nothing_and_hides_nothing() -> None:
+    world = World()
+    world.store = Forgetful(lambda: world.now)
+    world.controller = Controller(world.store, DEFAULT_TIERS)
+    loop, _ = loop_of(world.controller)
+    started = await world.controller.start(QUICK, ORDER)
+    await world.beat()
+    assert await loop.round() == "acted"
+    assert (await world.controller.history(started.rollout)).trace == ()
 
 
 class Broken(Controller):

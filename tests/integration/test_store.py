@@ -28,6 +28,7 @@ from rollout.snapshot import (
 from rollout.store.memory import MemoryStore
 from rollout.store.port import Applied, Change, Late, Moved, Repeated, Store, Stored
 from rollout.store.redis import RedisStore
+from rollout.trace import KEPT_POINTS, Point
 
 RECORD = begin(DEFAULT_PLAN, DEFAULT_TIERS, id_="r1", salt="s", now=100.0)
 CELL = Cell("r1", 1, "shadow-5", 10, "101-200")
@@ -220,6 +221,41 @@ async def test_a_stage_of_any_length_is_read_as_its_exact_totals(
     }
 
 
+def look(at: float, stage: str = "shadow-5") -> Point:
+    return Point(
+        at=at,
+        evidence_epoch=1,
+        stage=stage,
+        state="running",
+        gate="INCONCLUSIVE",
+        guard="PASS",
+        guard_ln_e=-0.25,
+        guard_high=1.5,
+        ln_e={"paired errors": 2.75},
+        requests=3,
+        pairs=2,
+        pair_hits={5: {"00": 1, "01": 0, "10": 0, "11": 1}},
+    )
+
+
+async def test_a_trace_is_read_back_in_order_and_by_rollout(store: Store) -> None:
+    assert await store.trace("r1") == ()
+    looks = tuple(look(float(at)) for at in range(5))
+    for one in looks:
+        await store.keep("r1", one)
+    await store.keep("r2", look(9.0, "ab-25"))
+    assert await store.trace("r1") == looks
+    assert await store.trace("r1", newest=2) == looks[3:]
+    assert await store.trace("r2") == (look(9.0, "ab-25"),)
+
+
+async def test_a_trace_keeps_its_newest_points(store: Store) -> None:
+    for at in range(KEPT_POINTS + 10):
+        await store.keep("r1", look(float(at)))
+    kept = await store.trace("r1")
+    assert [one.at for one in kept] == [float(at) for at in range(10, KEPT_POINTS + 10)]
+
+
 # --- what only a server can do -------------------------------------------------------------------
 
 
@@ -237,6 +273,16 @@ async def test_a_store_that_holds_nonsense_is_unavailable(valkey_url: str) -> No
     store = RedisStore(valkey_url)
     with pytest.raises(StoreUnavailable, match="cannot be read"):
         await store.load()
+    await store.close()
+
+
+async def test_a_point_that_cannot_be_read_is_left_out_of_the_trace(valkey_url: str) -> None:
+    store = RedisStore(valkey_url)
+    await store.keep("r1", look(1.0))
+    with Redis.from_url(valkey_url) as client:
+        client.rpush("{turnout}:trace:r1", '{"of": "another version"}')
+    await store.keep("r1", look(2.0))
+    assert [one.at for one in await store.trace("r1")] == [1.0, 2.0]
     await store.close()
 
 
