@@ -13,6 +13,7 @@ Two request forms carry a context of n vectors:
 How JSON is read, and how errors find their words, is `backends/jsonbody.py`.
 """
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -97,6 +98,8 @@ MAX_TOP_K: Final = 1000
 MAX_IDENTITY: Final = 128
 """Characters of a checkpoint's or a bank's identity; a sha256 has 64."""
 VECTOR_BYTES: Final = DIMENSION * 4
+SHORT_HEAD: Final = 2048
+"""Bytes of JSON in front of tensors that are remembered with what they say."""
 HEADER_LENGTH: Final = "inference-header-content-length"
 TIMEOUT_HEADER: Final = "x-request-timeout-ms"
 """The client's deadline; a gateway passes on what is left of it."""
@@ -317,9 +320,9 @@ def read_answer(body: bytes, header_length: str | None) -> Prediction:
     identity that no header can carry.
     """
     split = json_length(header_length, len(body))
-    document = parse_object(body[:split])
-    refuse_repeated(document, "the answer")
-    found = _read_outputs(document.get("outputs"), memoryview(body)[split:])
+    text = body[:split]
+    head = _known_head(text) if len(text) <= SHORT_HEAD else _read_head(text)
+    found = _read_outputs(head.outputs, memoryview(body)[split:])
     missing = [name for name in OUTPUTS if name not in found]
     if missing:
         raise ProtocolError(f"the answer lacks {', '.join(missing)}")
@@ -330,15 +333,14 @@ def read_answer(body: bytes, header_length: str | None) -> Prediction:
         raise ProtocolError(f"the answer names {ids.size} neighbours but scores {scores.size}")
     if not np.isfinite(scores).all():
         raise ProtocolError("the answer's NEIGHBOR_SCORES are not all finite")
-    facts = read_mapping(document.get("parameters"), "parameters")
     return Prediction(
         vector=vector,
         ids=ids,
         scores=scores,
-        length=_count(facts, "length"),
-        window=_count(facts, "window"),
-        checkpoint=_identity(facts, "checkpoint"),
-        bank=_identity(facts, "bank"),
+        length=head.length,
+        window=head.window,
+        checkpoint=head.checkpoint,
+        bank=head.bank,
     )
 
 
@@ -452,32 +454,79 @@ def version_of(checkpoint: str) -> str:
 # --- the parts of an answer ---------------------------------------------------------------------
 
 
-def _read_outputs(outputs: object, tail: memoryview) -> dict[str, NDArray[Any]]:
+@dataclass(frozen=True, slots=True)
+class _Output:
+    """One output as the answer's JSON announces it: `size` bytes of tensor, or numbers."""
+
+    name: str
+    dtype: np.dtype[Any]
+    size: int | None
+    numbers: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class _AnswerHead:
+    """What the JSON of an answer says."""
+
+    outputs: tuple[_Output, ...]
+    length: int
+    window: int
+    checkpoint: str
+    bank: str
+
+
+def _read_head(text: bytes) -> _AnswerHead:
+    """Read the JSON of an answer. Raises ProtocolError."""
+    document = parse_object(text)
+    refuse_repeated(document, "the answer")
+    outputs = document.get("outputs")
+    facts = read_mapping(document.get("parameters"), "parameters")
+    return _AnswerHead(
+        outputs=tuple(map(_read_output, outputs if isinstance(outputs, simdjson.Array) else ())),
+        length=_count(facts, "length"),
+        window=_count(facts, "window"),
+        checkpoint=_identity(facts, "checkpoint"),
+        bank=_identity(facts, "bank"),
+    )
+
+
+_known_head: Final = functools.lru_cache(maxsize=1024)(_read_head)
+"""The JSON in front of a model's tensors says the same for every context of one length."""
+
+
+def _read_output(raw: object) -> _Output:
+    output = read_mapping(raw, "outputs[]")
+    name, datatype = output.get("name"), output.get("datatype")
+    if not isinstance(name, str) or name not in DATATYPES or datatype != DATATYPES[name]:
+        raise ProtocolError(f"the answer holds an output {shown(name)} of type {shown(datatype)}")
+    dtype = np.dtype("<i8" if datatype == "INT64" else "<f4")
+    size = read_mapping(output.get("parameters"), "outputs[].parameters").get("binary_data_size")
+    if size is None:
+        return _Output(name, dtype, None, output.get("data"))
+    whole = isinstance(size, int) and not isinstance(size, bool)
+    if not whole or size < 0 or size % dtype.itemsize:
+        raise _not_following(name, size)
+    return _Output(name, dtype, size)
+
+
+def _read_outputs(outputs: tuple[_Output, ...], tail: memoryview) -> dict[str, NDArray[Any]]:
     """Read the outputs' arrays by name; those in binary follow each other in `tail`."""
     found: dict[str, NDArray[Any]] = {}
     offset = 0
-    for raw in outputs if isinstance(outputs, simdjson.Array) else ():
-        output = read_mapping(raw, "outputs[]")
-        name, datatype = output.get("name"), output.get("datatype")
-        if not isinstance(name, str) or name not in DATATYPES or datatype != DATATYPES[name]:
-            raise ProtocolError(
-                f"the answer holds an output {shown(name)} of type {shown(datatype)}"
-            )
-        dtype = np.dtype("<i8" if datatype == "INT64" else "<f4")
-        size = read_mapping(output.get("parameters"), "outputs[].parameters").get(
-            "binary_data_size"
-        )
+    for output in outputs:
+        name, size = output.name, output.size
         if size is None:
-            found[name] = _read_numbers(output.get("data"), dtype, name)
+            found[name] = _read_numbers(output.numbers, output.dtype, name)
             continue
-        whole = isinstance(size, int) and not isinstance(size, bool)
-        if not whole or size % dtype.itemsize or not 0 <= size <= len(tail) - offset:
-            raise ProtocolError(
-                f"the answer's {name} announces {shown(size)} bytes, which do not follow"
-            )
-        found[name] = np.frombuffer(tail[offset : offset + size], dtype=dtype)
+        if size > len(tail) - offset:
+            raise _not_following(name, size)
+        found[name] = np.frombuffer(tail[offset : offset + size], dtype=output.dtype)
         offset += size
     return found
+
+
+def _not_following(name: str, size: object) -> ProtocolError:
+    return ProtocolError(f"the answer's {name} announces {shown(size)} bytes, which do not follow")
 
 
 def _read_numbers(data: object, dtype: np.dtype[Any], name: str) -> NDArray[Any]:

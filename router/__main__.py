@@ -14,7 +14,6 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
 import structlog
-from fastapi import FastAPI
 from pydantic import ValidationError
 
 from backends import telemetry, tracing
@@ -111,7 +110,8 @@ class Service:
             open_metrics=settings.open_metrics,
             life=self._life,
         )
-        self.app: FastAPI = self._edge.app
+        self.app = self._edge.app
+        self.api = self._edge.api
 
     def leave(self) -> None:
         """Get ready to end: readiness says so, and connections close after their next answer."""

@@ -16,9 +16,11 @@ from typing import Any, Final
 import orjson
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
+from starlette.types import ASGIApp
 
 from backends import content, metadata, protocol, telemetry
 from backends.content import KIB, MIB
@@ -32,6 +34,7 @@ from router.errors import RouterError, UnknownModelError, UpstreamError
 from router.feedback import Feedback
 from router.gate import Gate
 from router.gateway import Gateway
+from router.hotpath import HotPath
 from router.intake import Bounds, Intake
 from router.limits import Places
 from router.metrics import Metrics
@@ -42,11 +45,21 @@ from router.upstream import Upstream
 
 FEEDBACK_BODY: Final = 64 * KIB
 """Bytes; the longest feedback, a target of 768 written-out numbers, takes a third of it."""
+REFUSED: Final = (RouterError, ProtocolError, HTTPException, ClientDisconnect)
+"""What handlers raise and `write_refusal` answers."""
 MODEL_PATHS: Final = ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
 
 
+class _Api(FastAPI):
+    """FastAPI without its own last resort, a plain text: `RequestTelemetry` around it has one."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        stack = super().build_middleware_stack()
+        return stack.app if isinstance(stack, ServerErrorMiddleware) else stack
+
+
 class App:
-    """The gateway over HTTP. `app` is the ASGI application.
+    """The gateway over HTTP. `app` is the ASGI application, `api` the documented part of it.
 
     `life` are context managers that are entered when it starts and left, in reverse, when it ends.
     """
@@ -90,7 +103,7 @@ class App:
             metrics,
             tokens_per_vector=tokens_per_vector,
         )
-        self.app = FastAPI(
+        self.api = _Api(
             title="turnout",
             version=version,
             description=openapi.DESCRIPTION,
@@ -99,41 +112,51 @@ class App:
             redoc_url=None,
             redirect_slashes=False,  # a Location would repeat whatever Host the client sent
         )
-        add_docs(self.app)
-        self.app.add_middleware(Gate, keys=keys, open_metrics=open_metrics, metrics=metrics)
-        self.app.add_middleware(
-            telemetry.RequestTelemetry,
+        add_docs(self.api)
+        hot = self._add_predictions()
+        self.api.add_route("/metrics", telemetry.metrics_endpoint(metrics.registry))
+        self._add_routes()
+        for error in REFUSED:
+            self.api.add_exception_handler(error, write_refusal)
+        self.app: ASGIApp = telemetry.RequestTelemetry(
+            Gate(
+                HotPath(self.api, hot, errors=REFUSED, refuse=write_refusal),
+                keys=keys,
+                open_metrics=open_metrics,
+                metrics=metrics,
+            ),
             registry=metrics.registry,
             trust_request_id=False,
             new_request_id=new_request_id,
         )
-        self._add_predictions()
-        self.app.add_route("/metrics", telemetry.metrics_endpoint(metrics.registry))
-        self._add_routes()
-        for error in (RouterError, ProtocolError, HTTPException, ClientDisconnect):
-            self.app.add_exception_handler(error, write_refusal)
 
     def leave(self) -> None:
         """Be ready no more: the process ends soon."""
         self._leaving = True
 
-    def _add_predictions(self) -> None:
-        """Add the routes that nearly all requests take, first of all: routes are tried in turn."""
-        routes = [
-            (
+    def _add_predictions(self) -> dict[str, tuple[RawRoute, dict[str, str]]]:
+        """Add the routes that nearly all requests take, first of all: routes are tried in turn.
+
+        Return those that need no search, by their path, with what their templates stand for.
+        """
+        predict = RawRoute(
+            "/v1/predict",
+            self._predictions.predict,
+            methods=["POST"],
+            openapi_extra=openapi.PREDICT,
+        )
+        infer, versioned = (
+            RawRoute(
                 f"{path}/infer",
                 self._predictions.infer,
-                {**openapi.INFER, **openapi.path_parameters(path)},
+                methods=["POST"],
+                openapi_extra={**openapi.INFER, **openapi.path_parameters(path)},
             )
             for path in MODEL_PATHS
-        ]
-        for path, endpoint, extra in [
-            ("/v1/predict", self._predictions.predict, openapi.PREDICT),
-            *routes,
-        ]:
-            self.app.router.routes.append(
-                RawRoute(path, endpoint, methods=["POST"], openapi_extra=extra)
-            )
+        )
+        self.api.router.routes += [predict, infer, versioned]
+        name = {"name": protocol.MODEL}
+        return {predict.path: (predict, {}), infer.path.format(**name): (infer, name)}
 
     def _add_routes(self) -> None:
         routes: list[tuple[str, str, Callable[..., Awaitable[Response]], dict[str, Any]]] = [
@@ -154,7 +177,7 @@ class App:
                 ("GET", f"{path}/stats", self.stats, parameters),
             ]
         for method, path, endpoint, extra in routes:
-            self.app.add_api_route(
+            self.api.add_api_route(
                 path,
                 endpoint,
                 methods=[method],

@@ -56,7 +56,7 @@ def rig(shared: Rig) -> Rig:
 def routes(rig: Rig) -> list[tuple[str, str]]:
     """List every route that the application has, found in the application itself."""
     found: list[tuple[str, str]] = []
-    for route in rig.service.app.routes:
+    for route in rig.service.api.routes:
         if isinstance(route, Mount) and route.path == "/docs":
             found.append(("GET", "/docs/swagger/swagger-ui.css"))
             continue
