@@ -7,32 +7,24 @@ handle: go on with the last snapshot, keep the batch, try again. Sending a batch
 is counted once by its `(boot, sequence)`.
 """
 
-from collections import Counter as Multiset
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import ClassVar, Final, cast
 
-import orjson
 from redis.exceptions import RedisError
 
 from rollout.errors import RolloutError
 from rollout.keys import Keys
+from rollout.layout import flush_arguments
 from rollout.snapshot import (
-    ALL_MINUTES,
     HITS,
-    KEPT_SAMPLES,
     Batch,
-    Cell,
     Heartbeat,
     LabelOutcome,
-    Pending,
     Snapshot,
 )
 from rollout.store.connection import connect, script
 
-SEQUENCE_TTL_S: Final = 86_400
-MINUTE_TTL_S: Final = 7200
-"""How long a minute is kept after its last count."""
 SILENT_S: Final = 3600
 """After how long without a heartbeat a gateway is forgotten."""
 _IDLE_S: Final = 1.0
@@ -87,7 +79,7 @@ class Feed:
 
     async def flush(self, batch: Batch) -> bool:
         """Count `batch`; False when this `(boot, sequence)` had been counted before."""
-        keys, arguments = _flush_arguments(batch, self._keys)
+        keys, arguments = flush_arguments(batch, self._keys)
         with _translated():
             counted = await self._redis.eval(self._flush, len(keys), *keys, *arguments)
         return bool(counted)
@@ -111,7 +103,7 @@ class Feed:
         """Take in the truth of a request: the first counts, for every arm that answered."""
         key = self._keys.pending(request_id)
         with _translated():
-            arguments = (str(target_id), MINUTE_TTL_S, *HITS)
+            arguments = (str(target_id), *HITS)
             outcome = await self._redis.eval(self._label, 1, key, *arguments)
         return cast("LabelOutcome", outcome)
 
@@ -124,63 +116,6 @@ class Feed:
         finally:
             with _translated():
                 await self._redis.aclose()
-
-
-def _flush_arguments(batch: Batch, keys: Keys) -> tuple[list[str], list[str | float]]:
-    """Lay a batch out for flush.lua, which documents the order."""
-    places: dict[str, int] = {keys.sequence(batch.boot): 1}
-
-    def place(key: str) -> int:
-        return places.setdefault(key, len(places) + 1)
-
-    totals: Multiset[tuple[int, str]] = Multiset()
-    minutes: list[tuple[int, str, int]] = []
-    for cell, counters in batch.counts.items():
-        total, minute = (place(key) for key in _count_keys(cell, keys))
-        for counter, by in counters.items():
-            totals[total, f"{ALL_MINUTES}|{cell.stratum}|{counter}"] += by
-            minutes.append((minute, f"{cell.minute}|{cell.stratum}|{counter}", by))
-    samples = [
-        (
-            place(keys.samples(one.rollout, one.evidence_epoch, one.stage)),
-            one.cosine,
-            one.model_dump_json(),
-        )
-        for one in batch.samples
-    ]
-    pending = [
-        (place(keys.pending(one.request_id)), _stored(one, keys), int(one.label_window_s * 1000))
-        for one in batch.pending
-    ]
-    arguments: list[str | float] = [batch.sequence, SEQUENCE_TTL_S, KEPT_SAMPLES, MINUTE_TTL_S]
-    flat = [(where, field, by) for (where, field), by in totals.items()]
-    for items in (flat, minutes, samples, pending):
-        arguments.append(len(items))
-        for item in items:
-            arguments.extend(item)
-    return list(places), arguments
-
-
-def _count_keys(cell: Cell, keys: Keys) -> tuple[str, str]:
-    """Name the two hashes that a count is added in: the stage's totals, and the minute."""
-    stage = (cell.rollout, cell.evidence_epoch, cell.stage)
-    return keys.counts(*stage), keys.minute(*stage, cell.minute)
-
-
-def _stored(pending: Pending, keys: Keys) -> str:
-    """Write a pending label the way label.lua reads it."""
-    cell = pending.cell
-    if cell is None:
-        return "{}"
-    totals, minute = _count_keys(cell, keys)
-    return orjson.dumps(
-        {
-            "totals": {"key": totals, "cell": f"{ALL_MINUTES}|{cell.stratum}"},
-            "minute": {"key": minute, "cell": f"{cell.minute}|{cell.stratum}"},
-            "assigned": pending.assigned,
-            "top": {role: [str(id_) for id_ in ids] for role, ids in pending.top.items()},
-        }
-    ).decode()
 
 
 def _read_snapshot(stored: str | bytes) -> Snapshot:

@@ -38,6 +38,14 @@ class Keys:
         """Name a hash, with a TTL: the part of one minute, `minute|stratum|counter` -> integer."""
         return f"{self.counts(rollout, evidence_epoch, stage)}:{minute}"
 
+    def labels(self, rollout: str, evidence_epoch: int, stage: str, slot: int) -> str:
+        """Name a hash, with a TTL: the labels of one slot, `slot|stratum|counter` -> integer."""
+        return f"{self.counts(rollout, evidence_epoch, stage)}:labels:{slot}"
+
+    def seen(self, rollout: str, evidence_epoch: int, stage: str, metric: str) -> str:
+        """Name a set, bounded, with a TTL: digests of the routing keys that a metric has seen."""
+        return f"{self.counts(rollout, evidence_epoch, stage)}:seen:{metric}"
+
     def samples(self, rollout: str, evidence_epoch: int, stage: str) -> str:
         """Name a sorted set of Sample as JSON, by cosine: a stage's lowest ones, capped."""
         return f"{self.prefix}samples:{rollout}:{evidence_epoch}:{stage}"

@@ -11,9 +11,10 @@ in any order. A counter's name may carry a bin: `latency.candidate.231`. Bins ar
 their functions: `latency_bin` (logarithmic, 1 % relative error) and `share_bin` (linear).
 
 Every count is added in two places: in its stage's totals, which last and whose size is bounded by
-the closed set of names; and in its minute, which is forgotten after two hours. Totals are complete
-at every moment, whenever a count comes in, so a reader of a stage reads them alone, and nothing
-has to be folded. Whoever wants the totals without the newest minutes subtracts those.
+the closed set of names; and in its minute (labels: in its slot, see `rollout.minutes`), which is
+forgotten. Totals are complete at every moment, whenever a count comes in, so a reader of a stage
+reads them alone, and nothing has to be folded. Whoever wants the totals without the newest minutes
+subtracts those.
 """
 
 import math
@@ -202,11 +203,23 @@ class Pending(Frozen):
     """
 
     request_id: str
+    at: float
+    """When it was admitted, in Unix seconds."""
     cell: Cell | None = None
     assigned: Role | None = None
     top: dict[Role, tuple[int, ...]] = Field(default_factory=dict)
     label_window_s: float = Field(default=LABEL_WINDOW_S, gt=0)
-    """The rollout's `Live.label_window_s`: afterwards the request is forgotten."""
+    """The rollout's `Live.label_window_s`: so long after its admission the request is forgotten."""
+    key: str | None = None
+    """Where the routing key is the unit: a keyed digest of it."""
+
+    @property
+    def awaited(self) -> tuple[str, ...]:
+        """The counters of what a truth may come to."""
+        if self.cell is None or self.assigned is None or not self.top:
+            return ()
+        due = Counter.due(self.assigned)
+        return (due, Counter.PAIR_DUE) if len(self.top) > 1 else (due,)
 
 
 class Heartbeat(Frozen):
@@ -231,6 +244,27 @@ class Heartbeat(Frozen):
         return Position(self.epoch, self.version)
 
 
+Metric = Literal["request", "pair", "due", "pair.due"]
+"""What is counted once for each routing key and stage, where keys are the unit."""
+
+
+def metric_of(awaited: str) -> Metric:
+    """Name the metric of a counter of `Pending.awaited`."""
+    return "pair.due" if awaited == Counter.PAIR_DUE else "due"
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What one request counts if it is the first of its routing key to be seen by the metric."""
+
+    cell: Cell
+    metric: Metric
+    key: str
+    """A keyed digest of the routing key, never the key itself."""
+    counters: tuple[str, ...]
+    """Their twins (`Counter.first`) are added to; these themselves are in the batch's counts."""
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """What one gateway saw since its last flush. `(boot, sequence)` makes it count once."""
@@ -240,6 +274,8 @@ class Batch:
     counts: Mapping[Cell, Mapping[str, int]]
     samples: tuple[Sample, ...] = ()
     pending: tuple[Pending, ...] = ()
+    """Each also counts `Pending.awaited`."""
+    observations: tuple[Observation, ...] = ()
 
 
 LabelOutcome = Literal["counted", "outside", "repeat", "contradiction", "unknown"]

@@ -271,6 +271,7 @@ class Gateway:
                 fell_back=fell_back,
                 mirrored=mirrored,
                 seconds=self._clock() - admission.started,
+                key=question.terms.key,
             )
         )
 
@@ -284,6 +285,7 @@ class Gateway:
                 cell=cell_of(live, admission, question.length) if live and counted else None,
                 live=live,
                 assigned=outcome.decision.role,
+                key=question.terms.key,
                 label_window_s=self._label_window_s,
             )
         )

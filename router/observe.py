@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 
 from rollout.feed import Feed, FeedUnavailable
-from rollout.snapshot import Batch, Counter, Heartbeat, Live, Pending
+from rollout.snapshot import Batch, Counter, Heartbeat, Live, Metric, Pending
 from router.limits import Rate
 from router.metrics import Metrics
 from router.record import (
@@ -26,6 +26,7 @@ from router.record import (
     cell_of,
     counts_of,
     counts_of_pair,
+    observation_of,
     sample_of,
     verdict_of,
 )
@@ -73,12 +74,17 @@ class Observer:
 
     def record(self, record: Record) -> None:
         """Take in one request in scope of a rollout, answered or failed."""
-        self._count(record.live, record.admission, record.length, counts_of(record))
+        counts = counts_of(record)
+        self._count(record.live, record.admission, record.length, counts)
+        if record.counted:
+            self._observe("request", record, counts)
 
     def pair(self, pair: Pair) -> None:
         """Take in one request that both arms tried."""
         self._metrics.mirrors.labels(verdict_of(pair)).inc()
-        self._count(pair.live, pair.admission, pair.length, counts_of_pair(pair))
+        counts = counts_of_pair(pair)
+        self._count(pair.live, pair.admission, pair.length, counts)
+        self._observe("pair", pair, counts)
         sample = sample_of(pair) if self._feed and self._samples.take(self._clock()) else None
         if sample and self._spool.sample(sample):
             self._count(pair.live, pair.admission, pair.length, {Counter.SAMPLED: 1})
@@ -92,6 +98,12 @@ class Observer:
         """Take in an answered request, whose truth may arrive."""
         if self._feed:
             self._spool.pend(pending)
+
+    def _observe(self, metric: Metric, seen: Record | Pair, counts: Mapping[str, int]) -> None:
+        """Let a request count for its routing key, where that is the unit."""
+        cell = cell_of(seen.live, seen.admission, seen.length)
+        if self._feed and (one := observation_of(seen.live, cell, metric, seen.key, counts)):
+            self._spool.observe(one)
 
     def _count(
         self, live: Live, admission: Admission, length: int, counts: Mapping[str, int]

@@ -12,16 +12,29 @@ did. A pair whose request both arms refuse is one where no arm failed and nothin
 """
 
 from collections import Counter as Multiset
+from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Final, Literal
 
 from backends.comparison import cosine, overlap, rank_biased_overlap
 from backends.protocol import KEPT_NEIGHBORS, Prediction
-from rollout.snapshot import Cell, Counter, Live, Pending, Role, Sample, stratum
+from rollout.snapshot import (
+    Cell,
+    Counter,
+    Live,
+    Metric,
+    Observation,
+    Pending,
+    Role,
+    Sample,
+    stratum,
+)
 from router.errors import FailureKind, RefusedError, UpstreamError
 
 Dropped = Literal["full", "bytes", "timeout", "error", "refused"]
 """Why a mirror that was intended was not compared."""
+_HISTOGRAMS: Final = ("latency.", "pair.latency.")
 _OVERLAPS: Final[tuple[tuple[Literal["overlap1", "overlap5", "overlap10"], int], ...]] = (
     ("overlap1", 1),
     ("overlap5", 5),
@@ -84,6 +97,8 @@ class Record:
     mirrored: bool
     seconds: float
     """From admission to the answer."""
+    key: str | None = None
+    """The client's routing key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +110,8 @@ class Pair:
     live: Live
     incumbent: Attempt
     candidate: Attempt
+    key: str | None = None
+    """The client's routing key."""
 
 
 def failure_of(assigned: Attempt, answered: Attempt) -> FailureKind | None:
@@ -115,7 +132,34 @@ def top_of(prediction: Prediction) -> tuple[int, ...]:
 def cell_of(live: Live, admission: Admission, length: int) -> Cell:
     """Say what a request's counts belong to: by the minute of its admission and its length."""
     minute = int(admission.at // 60)
-    return Cell(live.id, live.evidence_epoch, live.stage, minute, stratum(length))
+    return Cell(live.id, live.evidence_epoch, live.counted_stage, minute, stratum(length))
+
+
+def key_digest(live: Live, key: str | None) -> str | None:
+    """Give the name under which a routing key is remembered, where keys are the unit: 64 bits.
+
+    BLAKE2b, keyed with the rollout's salt: who reads the store learns no key from it, and nothing
+    of one rollout tells about another. A collision loses one observation; among 200,000 keys one
+    is as likely as 1 in 900 million.
+    """
+    if live.unit != "key" or key is None:
+        return None
+    salt = blake2b(live.salt.encode(), digest_size=32).digest()
+    return blake2b(
+        key.encode(errors="surrogatepass"), digest_size=8, key=salt, person=b"turnout.seen"
+    ).hexdigest()
+
+
+def observation_of(
+    live: Live, cell: Cell, metric: Metric, key: str | None, counts: Mapping[str, int]
+) -> Observation | None:
+    """Say what counts if the routing key is new to the metric; None where no key is the unit.
+
+    Histograms are left out: they are for display, which counts requests.
+    """
+    digest = key_digest(live, key)
+    counters = tuple(name for name in counts if not name.startswith(_HISTOGRAMS))
+    return Observation(cell, metric, digest, counters) if digest and counters else None
 
 
 def counts_of(record: Record) -> Multiset[str]:
@@ -134,7 +178,17 @@ def counts_of(record: Record) -> Multiset[str]:
         counts[Counter.fallback(role)] += 1
     if record.mirrored:
         counts[Counter.MIRROR_INTENDED] += 1
+    for name in record.live.marks:
+        if is_over(record.live, name, role, record.seconds, record.failure):
+            counts[Counter.over(role, name)] += 1
     return counts
+
+
+def is_over(live: Live, mark: str, role: Role, seconds: float, failure: FailureKind | None) -> bool:
+    """Whether a role took longer than its side of a mark. A timeout did: only the wait ended."""
+    side = live.marks[mark]
+    limit_s = side.candidate if role == "candidate" else side.incumbent
+    return failure is FailureKind.TIMEOUT or seconds > limit_s
 
 
 def verdict_of(pair: Pair) -> Literal["compared", "timeout", "error", "refused"]:
@@ -153,6 +207,9 @@ def counts_of_pair(pair: Pair) -> Multiset[str]:
     verdict = verdict_of(pair)
     failed = [one.error is not None and verdict != "refused" for one in (incumbent, candidate)]
     counts = Multiset((Counter.pair_error(*failed),))
+    if verdict in {"compared", "timeout"}:
+        for name in pair.live.marks:
+            counts[Counter.pair_over(name, *_overs(pair, name))] += 1
     if incumbent.prediction is None or candidate.prediction is None or verdict != "compared":
         counts[Counter.mirror_dropped(verdict)] += 1
         return counts
@@ -168,6 +225,15 @@ def counts_of_pair(pair: Pair) -> Multiset[str]:
     return counts
 
 
+def _overs(pair: Pair, mark: str) -> tuple[bool, bool]:
+    """Say which arm took longer than its side of a mark, the incumbent first."""
+    one, other = pair.incumbent, pair.candidate
+    return (
+        is_over(pair.live, mark, "incumbent", one.seconds, one.failure),
+        is_over(pair.live, mark, "candidate", other.seconds, other.failure),
+    )
+
+
 def pending_of(
     admission: Admission,
     *,
@@ -176,6 +242,7 @@ def pending_of(
     cell: Cell | None = None,
     live: Live | None = None,
     assigned: Role | None = None,
+    key: str | None = None,
     label_window_s: float,
 ) -> Pending:
     """Keep what a label will be judged by: the first ten ids of every arm that answered.
@@ -184,14 +251,18 @@ def pending_of(
     rollout or its statistics) a label is taken in and counts nowhere.
     """
     if cell is None or live is None:
-        return Pending(request_id=admission.request_id, label_window_s=label_window_s)
+        return Pending(
+            request_id=admission.request_id, at=admission.at, label_window_s=label_window_s
+        )
     attempts = (answered,) if other is None else (other, answered)  # the client's answer wins
     return Pending(
         request_id=admission.request_id,
+        at=admission.at,
         cell=cell,
         assigned=assigned,
         top={live.role(one.arm): one.top for one in attempts if one.prediction is not None},
         label_window_s=live.label_window_s,
+        key=key_digest(live, key),
     )
 
 

@@ -131,7 +131,14 @@ class Mirror:
         else:
             attempts = {copy.assigned: outcome.assigned, live.role(copy.arm): attempt}
             self._observer.pair(
-                Pair(admission, length, live, attempts["incumbent"], attempts["candidate"])
+                Pair(
+                    admission,
+                    length,
+                    live,
+                    attempts["incumbent"],
+                    attempts["candidate"],
+                    key=copy.question.terms.key,
+                )
             )
         if outcome.answered.prediction is not None:
             pending = pending_of(
@@ -141,6 +148,7 @@ class Mirror:
                 cell=cell_of(live, admission, length),
                 live=live,
                 assigned=copy.assigned,
+                key=copy.question.terms.key,
                 label_window_s=live.label_window_s,
             )
             self._observer.pend(pending)

@@ -1,16 +1,18 @@
 """The store in this process: the same verbs, for tests and simulations under any clock.
 
-It ships beside the real one and passes the same tests. It keeps a stage's totals and no minutes.
+It ships beside the real one and passes the same tests. `rollout.store.counted` does the counting.
 Nothing survives the process, and nothing is shared with another: a controller that serves people
 uses `RedisStore`.
 """
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
 
 from rollout.machine import AuditEntry, Record
-from rollout.snapshot import ALL_MINUTES, KEPT_SAMPLES, Batch, Heartbeat, Sample, Snapshot
+from rollout.minutes import Horizon
+from rollout.snapshot import Batch, Heartbeat, LabelOutcome, Snapshot
+from rollout.store.counted import Counted
 from rollout.store.port import (
     KEPT_RECORDS,
     Applied,
@@ -39,10 +41,8 @@ class MemoryStore:
         self._record: Record | None = None
         self._entries: list[AuditEntry] = []
         self._outcomes: dict[str, str] = {}
-        self._counts: dict[tuple[str, int, str], Counter[str]] = {}
-        self._samples: dict[tuple[str, int, str], list[Sample]] = {}
         self._traces: dict[str, deque[Point]] = {}
-        self._sequences: dict[str, int] = {}
+        self._counted = Counted(clock)
         self._heartbeats: dict[str, Heartbeat] = {}
         self._records: dict[str, Record] = {}
         self._lease: tuple[Lease, float] | None = None
@@ -81,17 +81,16 @@ class MemoryStore:
         return Applied()
 
     async def observations(
-        self, rollout: str, evidence_epoch: int, stages: Sequence[str], *, samples: int = 0
+        self,
+        rollout: str,
+        evidence_epoch: int,
+        stages: Sequence[str],
+        *,
+        samples: int = 0,
+        horizon: Horizon | None = None,
     ) -> Observations:
-        """Read the counts of `stages`, and of each up to `samples`."""
-        kept = {stage: self._samples.get((rollout, evidence_epoch, stage), []) for stage in stages}
-        return Observations(
-            counts={
-                stage: dict(self._counts.get((rollout, evidence_epoch, stage), {}))
-                for stage in stages
-            },
-            samples=tuple(one for stage in stages for one in kept[stage][:samples]),
-        )
+        """Read the counts of `stages` and the newest `samples`."""
+        return self._counted.observations(rollout, evidence_epoch, stages, samples, horizon)
 
     async def keep(self, rollout: str, point: Point) -> None:
         """Add a look to the trace of a rollout."""
@@ -139,21 +138,11 @@ class MemoryStore:
 
     def flush(self, batch: Batch) -> bool:
         """Count `batch`; False when this `(boot, sequence)` had been counted before."""
-        if batch.sequence <= self._sequences.get(batch.boot, -1):
-            return False
-        self._sequences[batch.boot] = batch.sequence
-        for cell, counters in batch.counts.items():
-            held = self._counts.setdefault(
-                (cell.rollout, cell.evidence_epoch, cell.stage), Counter()
-            )
-            totals = f"{ALL_MINUTES}|{cell.stratum}"
-            held.update({f"{totals}|{name}": n for name, n in counters.items()})
-        for one in batch.samples:
-            place = (one.rollout, one.evidence_epoch, one.stage)
-            held_samples = [*self._samples.get(place, ()), one]
-            held_samples.sort(key=lambda sample: (sample.cosine, sample.model_dump_json()))
-            self._samples[place] = held_samples[:KEPT_SAMPLES]
-        return True
+        return self._counted.flush(batch)
+
+    def label(self, request_id: str, target_id: int) -> LabelOutcome:
+        """Take in the truth of a request: the first counts, for every arm that answered."""
+        return self._counted.label(request_id, target_id)
 
     def beat(self, heartbeat: Heartbeat) -> None:
         """Say that a gateway lives."""

@@ -19,7 +19,9 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol, Self
 
 from rollout.machine import AuditEntry, Record
+from rollout.minutes import Horizon
 from rollout.snapshot import Heartbeat, Position, Sample, Snapshot
+from rollout.tally import StageCounts, stage_counts
 from rollout.trace import KEPT_POINTS, Point
 
 FIRST: Final = Position(1, 1)
@@ -148,10 +150,22 @@ Outcome = Applied | Repeated | Moved | Late | Fenced | Behind
 
 @dataclass(frozen=True, slots=True)
 class Observations:
-    """What gateways reported: the raw totals by stage, and the samples of each, lowest first."""
+    """What gateways reported: the raw totals by stage, and the samples of each, lowest first.
+
+    With a horizon, also the raw parts of those totals that a judge must not read yet, by stage:
+    `recent` minutes (`Keys.minute`) and `unclosed` label slots (`Keys.labels`).
+    """
 
     counts: Mapping[str, Mapping[str, int]]
     samples: tuple[Sample, ...] = ()
+    recent: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    unclosed: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+    def stage(self, name: str) -> StageCounts:
+        """Give one stage, checked, and what a judge may read of it. Raises CountsError."""
+        return stage_counts(
+            self.counts[name], self.recent.get(name, {}), self.unclosed.get(name, {})
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,9 +186,18 @@ class Store(Protocol):
         """Apply `change` or do nothing. Raises OutcomeUnknown when no answer came."""
 
     async def observations(
-        self, rollout: str, evidence_epoch: int, stages: Sequence[str], *, samples: int = 0
+        self,
+        rollout: str,
+        evidence_epoch: int,
+        stages: Sequence[str],
+        *,
+        samples: int = 0,
+        horizon: Horizon | None = None,
     ) -> Observations:
-        """Read the counts of `stages`, and of each up to `samples`. Raises StoreUnavailable."""
+        """Read the counts of `stages`, and of each up to `samples`. Raises StoreUnavailable.
+
+        Totals and the parts of them beyond the `horizon` are of one moment.
+        """
 
     async def keep(self, rollout: str, point: Point) -> None:
         """Add a look to the trace of a rollout. Raises StoreUnavailable; it may be kept then."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import islice
 from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
@@ -10,6 +11,7 @@ from redis.exceptions import RedisError
 from rollout.errors import OutcomeUnknown, StoreUnavailable
 from rollout.keys import Keys
 from rollout.machine import AuditEntry, Record
+from rollout.minutes import Horizon
 from rollout.snapshot import Heartbeat, Position, Sample, Snapshot
 from rollout.store.connection import connect, script
 from rollout.store.port import (
@@ -128,24 +130,40 @@ class RedisStore:
         ]
 
     async def observations(
-        self, rollout: str, evidence_epoch: int, stages: Sequence[str], *, samples: int = 0
+        self,
+        rollout: str,
+        evidence_epoch: int,
+        stages: Sequence[str],
+        *,
+        samples: int = 0,
+        horizon: Horizon | None = None,
     ) -> Observations:
         """Read the counts of `stages`, and of each up to `samples`. Raises StoreUnavailable."""
+        recent = horizon.recent if horizon else ()
+        unclosed = horizon.unclosed if horizon else ()
         with _reading():
-            async with self._redis.pipeline(transaction=False) as pipe:
+            async with self._redis.pipeline(transaction=True) as pipe:
                 for stage in stages:
-                    pipe.hgetall(self._keys.counts(rollout, evidence_epoch, stage))
+                    where = (rollout, evidence_epoch, stage)
+                    pipe.hgetall(self._keys.counts(*where))
+                    for minute in recent:
+                        pipe.hgetall(self._keys.minute(*where, minute))
+                    for slot in unclosed:
+                        pipe.hgetall(self._keys.labels(*where, slot))
                 for stage in stages if samples else ():
                     key = self._keys.samples(rollout, evidence_epoch, stage)
                     pipe.zrange(key, 0, samples - 1)
-                answers: list[Any] = await pipe.execute()
-            kept = [one for answer in answers[len(stages) :] for one in answer]
+                found: Iterator[Any] = iter(await pipe.execute())
+            counts, newest, open_ = {}, {}, {}
+            for stage in stages:
+                counts[stage] = _merged(islice(found, 1))
+                newest[stage] = _merged(islice(found, len(recent)))
+                open_[stage] = _merged(islice(found, len(unclosed)))
             return Observations(
-                counts={
-                    stage: {field: int(value) for field, value in answer.items()}
-                    for stage, answer in zip(stages, answers, strict=False)
-                },
-                samples=tuple(map(Sample.model_validate_json, kept)),
+                counts=counts,
+                samples=tuple(Sample.model_validate_json(one) for kept in found for one in kept),
+                recent=newest,
+                unclosed=open_,
             )
 
     async def keep(self, rollout: str, point: Point) -> None:
@@ -212,6 +230,11 @@ class RedisStore:
 
 def _read(stored: str | None, reader: Callable[[str], _T]) -> _T | None:
     return None if stored is None else reader(stored)
+
+
+def _merged(hashes: Iterable[Mapping[str, str]]) -> dict[str, int]:
+    """Read hashes that have no field in common."""
+    return {field: int(value) for one in hashes for field, value in one.items()}
 
 
 def _heartbeats(stored: Iterable[str]) -> tuple[Heartbeat, ...]:

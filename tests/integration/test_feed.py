@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from rollout.feed import MINUTE_TTL_S, SILENT_S, Feed, FeedUnavailable
+from rollout.feed import SILENT_S, Feed, FeedUnavailable
 from rollout.keys import Keys
+from rollout.layout import KEPT_KEYS, KEYS_TTL_S, MINUTE_TTL_S, label_keep_s
 from rollout.machine import begin, live
 from rollout.plan import DEFAULT_PLAN
 from rollout.snapshot import (
@@ -19,6 +20,8 @@ from rollout.snapshot import (
     Batch,
     Cell,
     Heartbeat,
+    Metric,
+    Observation,
     Pending,
     Role,
     Sample,
@@ -29,6 +32,7 @@ KEYS = Keys()
 CELL = Cell("r1", 1, "ab-25", 10, "101-200")
 TOTALS = KEYS.counts("r1", 1, "ab-25")
 MINUTE = KEYS.minute("r1", 1, "ab-25", 10)
+SLOT = KEYS.labels("r1", 1, "ab-25", 10)
 HUGE = 2**63 - 1
 
 SAMPLE = Sample(
@@ -64,16 +68,16 @@ def snapshot(version: int) -> Snapshot:
 
 def pending(assigned: Role = "candidate", **top: tuple[int, ...]) -> Pending:
     return Pending.model_validate(
-        {"request_id": "q1", "cell": CELL, "assigned": assigned, "top": top}
+        {"request_id": "q1", "at": time.time(), "cell": CELL, "assigned": assigned, "top": top}
     )
 
 
 async def counts(redis: Redis, feed: Feed, one: Pending, target: int) -> dict[str, str]:
-    """Label one request; return what it added to the totals, and see its minute be the same."""
+    """Label one request; return what it added to the totals, and see its slot be the same."""
     await feed.flush(Batch("b", 1, {}, pending=(one,)))
     assert await feed.label("q1", target) == "counted"
-    found, minute = redis.hgetall(TOTALS), redis.hgetall(MINUTE)
-    assert minute == {str(field).replace("-|", "10|", 1): by for field, by in found.items()}
+    found, slot = redis.hgetall(TOTALS), redis.hgetall(SLOT)
+    assert slot == {str(field).replace("-|", "10|", 1): by for field, by in found.items()}
     return {str(field).removeprefix("-|101-200|"): str(by) for field, by in found.items()}
 
 
@@ -147,6 +151,8 @@ async def test_minutes_are_forgotten_and_totals_are_not(feed: Feed, redis: Redis
         assert 0 < int(str(redis.ttl(KEYS.minute("r1", 1, "ab-25", minute)))) <= MINUTE_TTL_S
     assert redis.ttl(TOTALS) == -1
     redis.delete(MINUTE, KEYS.minute("r1", 1, "ab-25", 11))
+    assert redis.ttl(SLOT) == label_keep_s(3600)
+    redis.delete(SLOT)
     # What comes in for a minute that is forgotten counts all the same, and is forgotten again.
     await feed.flush(Batch("b", 2, {CELL: counts}))
     assert await feed.label("q1", 3) == "counted"
@@ -154,6 +160,7 @@ async def test_minutes_are_forgotten_and_totals_are_not(feed: Feed, redis: Redis
     assert redis.hget(TOTALS, "-|>500|assigned.candidate") == "2"
     assert redis.hget(TOTALS, "-|101-200|labels.candidate") == "1"
     assert 0 < int(str(redis.ttl(MINUTE))) <= MINUTE_TTL_S
+    assert redis.ttl(SLOT) == label_keep_s(3600)
 
 
 async def test_a_batch_that_meets_a_foreign_key_is_kept_whole_for_the_next_try(
@@ -167,15 +174,18 @@ async def test_a_batch_that_meets_a_foreign_key_is_kept_whole_for_the_next_try(
     assert redis.keys("*") == [KEYS.samples("r1", 1, "ab-25")]
     redis.delete(KEYS.samples("r1", 1, "ab-25"))
     assert await feed.flush(batch)
-    assert redis.hgetall(TOTALS) == {"-|101-200|assigned.candidate": "1"}
+    assert redis.hgetall(TOTALS) == {
+        "-|101-200|assigned.candidate": "1",
+        "-|101-200|due.candidate": "1",
+    }
 
 
 async def test_a_label_that_meets_a_foreign_key_is_not_taken_in(feed: Feed, redis: Redis) -> None:
     await feed.flush(Batch("b", 1, {}, pending=(pending(candidate=(3,)),)))
-    redis.set(TOTALS, "not a hash")
+    redis.set(SLOT, "not a hash")
     with pytest.raises(FeedUnavailable, match="is a string, not a hash"):
         await feed.label("q1", 3)
-    redis.delete(TOTALS)
+    redis.delete(SLOT)
     assert await feed.label("q1", 3) == "counted"
 
 
@@ -220,6 +230,8 @@ async def test_a_label_counts_what_the_client_got_and_what_each_arm_said(
 ) -> None:
     both = pending(incumbent=(1, 2, 3), candidate=(9, 8, 7, 6, 5, 3))
     assert await counts(redis, feed, both, 3) == {
+        "due.candidate": "1",
+        "pair.due": "1",
         "labels.candidate": "1",
         "hit10.candidate": "1",
         "pair.hit1.00": "1",
@@ -232,6 +244,7 @@ async def test_a_label_after_a_fallback_counts_the_answer_for_the_assigned_arm(
     feed: Feed, redis: Redis
 ) -> None:
     assert await counts(redis, feed, pending(incumbent=(3,)), 3) == {
+        "due.candidate": "1",
         "labels.candidate": "1",
         "hit1.candidate": "1",
         "hit5.candidate": "1",
@@ -241,7 +254,8 @@ async def test_a_label_after_a_fallback_counts_the_answer_for_the_assigned_arm(
 
 async def test_a_label_of_64_bits_is_compared_exactly(feed: Feed, redis: Redis) -> None:
     assert await counts(redis, feed, pending(candidate=(HUGE - 1,)), HUGE) == {
-        "labels.candidate": "1"
+        "due.candidate": "1",
+        "labels.candidate": "1",
     }
 
 
@@ -254,21 +268,104 @@ async def test_a_second_label_is_a_repeat_or_a_contradiction_and_counts_nothing(
     assert await feed.flush(Batch("b", 2, {}, pending=(pending(candidate=(4,)),)))
     assert await feed.label("q1", 4) == "contradiction"
     after = redis.hgetall(TOTALS)
+    assert after.pop("-|101-200|due.candidate") == "2"  # the second was awaited, too
+    del before["due.candidate"]
     assert list(after.values()) == list(before.values())
 
 
 async def test_a_label_outside_any_rollout_is_taken_in_and_counts_nowhere(
     feed: Feed, redis: Redis
 ) -> None:
-    await feed.flush(Batch("b", 1, {}, pending=(Pending(request_id="q1"),)))
+    await feed.flush(Batch("b", 1, {}, pending=(Pending(request_id="q1", at=time.time()),)))
     assert [await feed.label("q1", 3) for _ in range(2)] == ["outside", "repeat"]
     assert redis.keys("*counts*") == []
 
 
 async def test_a_pending_label_is_kept_for_its_window(feed: Feed, redis: Redis) -> None:
-    await feed.flush(Batch("b", 1, {}, pending=(Pending(request_id="q1", label_window_s=60),)))
+    one = Pending(request_id="q1", at=time.time() - 20, label_window_s=60)
+    await feed.flush(Batch("b", 1, {}, pending=(one,)))
     await feed.label("q1", 3)
-    assert 59_000 < int(str(redis.pttl(KEYS.pending("q1")))) <= 60_000
+    assert 30_000 < int(str(redis.pttl(KEYS.pending("q1")))) <= 40_000
+
+
+async def test_a_label_after_the_window_of_its_request_counts_nowhere(
+    feed: Feed, redis: Redis
+) -> None:
+    late = pending(candidate=(3,)).model_copy(update={"at": time.time() - 3601})
+    await feed.flush(Batch("b", 1, {}, pending=(late,)))  # it had waited for the store
+    assert await feed.label("q1", 3) == "unknown"
+    assert redis.hgetall(TOTALS) == {"-|101-200|due.candidate": "1"}
+
+
+# --- routing keys as the unit --------------------------------------------------------------------
+
+
+def seen(key: str, *counters: str, cell: Cell = CELL, metric: Metric = "request") -> Observation:
+    return Observation(cell, metric, key, counters)
+
+
+async def test_of_a_key_only_the_first_observation_of_a_metric_counts_as_a_first(
+    feed: Feed, redis: Redis
+) -> None:
+    one = (seen("k1", "assigned.candidate", "error.candidate.status"), seen("k2", "assigned.x"))
+    again = (
+        seen("k1", "assigned.candidate", cell=CELL._replace(minute=11)),
+        seen("k1", "pair.error.01", metric="pair"),
+        seen("k1", "assigned.candidate", cell=CELL._replace(stage="ab-50")),
+    )
+    for boot, observations in (("b", (*one, *one)), ("another", again), ("third", again)):
+        batch = Batch(boot, 1, {}, observations=observations)
+        await feed.flush(batch)
+        await feed.flush(batch)
+    assert redis.hgetall(TOTALS) == {
+        "-|101-200|first.assigned.candidate": "1",
+        "-|101-200|first.error.candidate.status": "1",
+        "-|101-200|first.assigned.x": "1",
+        "-|101-200|first.pair.error.01": "1",
+    }
+    assert redis.hget(MINUTE, "10|101-200|first.assigned.candidate") == "1"
+    assert redis.hgetall(KEYS.counts("r1", 1, "ab-50")) == {
+        "-|101-200|first.assigned.candidate": "1"
+    }
+    known = KEYS.seen("r1", 1, "ab-25", "request")
+    assert redis.smembers(known) == {"k1", "k2"}
+    assert KEYS_TTL_S - 10 < int(str(redis.ttl(known))) <= KEYS_TTL_S
+
+
+async def test_of_a_keys_labels_only_that_of_its_first_awaited_request_counts_as_a_first(
+    feed: Feed, redis: Redis
+) -> None:
+    alone = pending(incumbent=(3,)).model_copy(update={"key": "k1"})
+    both = pending(incumbent=(3,), candidate=(3,)).model_copy(
+        update={"key": "k1", "request_id": "q2"}
+    )
+    await feed.flush(Batch("b", 1, {}, pending=(alone, both)))
+    assert [await feed.label(name, 3) for name in ("q2", "q1", "q1")] == [
+        "counted",
+        "counted",
+        "repeat",
+    ]
+    found = {str(name).removeprefix("-|101-200|"): by for name, by in redis.hgetall(TOTALS).items()}
+    assert (found["due.candidate"], found["first.due.candidate"]) == ("2", "1")
+    assert (found["labels.candidate"], found["first.labels.candidate"]) == ("2", "1")
+    assert (found["hit5.candidate"], found["first.hit5.candidate"]) == ("2", "1")
+    # The first pair of the key is its second request.
+    assert (found["pair.due"], found["first.pair.due"]) == ("1", "1")
+    assert (found["pair.hit5.11"], found["first.pair.hit5.11"]) == ("1", "1")
+
+
+async def test_a_stage_remembers_a_bounded_number_of_keys_and_counts_those_beyond(
+    feed: Feed, redis: Redis
+) -> None:
+    known = KEYS.seen("r1", 1, "ab-25", "request")
+    redis.sadd(known, *map(str, range(KEPT_KEYS - 1)))
+    batch = tuple(seen(name, "assigned.candidate") for name in ("new", "beyond", "new", "more"))
+    await feed.flush(Batch("b", 1, {}, observations=batch))
+    assert redis.scard(known) == KEPT_KEYS
+    assert redis.hgetall(TOTALS) == {
+        "-|101-200|first.assigned.candidate": "1",
+        "-|101-200|keys.beyond": "2",
+    }
 
 
 async def test_a_label_for_an_unknown_request_says_so(feed: Feed) -> None:

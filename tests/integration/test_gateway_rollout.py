@@ -448,7 +448,13 @@ async def test_a_label_of_a_rollout_that_has_ended_is_still_counted(
         old = request_id(int(1000 * (time.time() - 1800)), os.urandom(10))
         assert rig.service._feed is not None
         cell = Cell("r1", 1, "the-stage", 1, "101-200")
-        pending = Pending(request_id=old, cell=cell, assigned="candidate", top={"candidate": (1,)})
+        pending = Pending(
+            request_id=old,
+            at=time.time() - 1800,
+            cell=cell,
+            assigned="candidate",
+            top={"candidate": (1,)},
+        )
         await rig.service._feed.flush(Batch("another", 1, {}, pending=(pending,)))
         await publish(valkey_url, snapshot(2))
         await applied(rig, "1.2")

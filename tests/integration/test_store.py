@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from redis import Redis
 from rollout.errors import OutcomeUnknown, StoreUnavailable
 from rollout.feed import Feed
 from rollout.machine import AuditEntry, Record, begin, live
+from rollout.minutes import Horizon, slot_width
 from rollout.plan import DEFAULT_PLAN
 from rollout.snapshot import (
     DEFAULT_TIERS,
@@ -21,6 +22,8 @@ from rollout.snapshot import (
     Batch,
     Cell,
     Heartbeat,
+    LabelOutcome,
+    Pending,
     Position,
     Sample,
     Snapshot,
@@ -32,6 +35,7 @@ from rollout.trace import KEPT_POINTS, Point
 
 RECORD = begin(DEFAULT_PLAN, DEFAULT_TIERS, id_="r1", salt="s", now=100.0)
 CELL = Cell("r1", 1, "shadow-5", 10, "101-200")
+BEAT = Heartbeat(boot="b", at=1.0, epoch=1, version=1, held=False)
 SAMPLE = Sample(
     request_id="q",
     rollout="r1",
@@ -77,6 +81,31 @@ async def report(
         await feed.flush(batch)
         await feed.flush(batch)
         await feed.beat(heartbeat)
+
+    yield send
+    await feed.close()
+
+
+@pytest.fixture
+async def label(
+    store: Store, request: pytest.FixtureRequest
+) -> AsyncIterator[Callable[[Batch, str, int], Awaitable[LabelOutcome]]]:
+    """Give a gateway's way of sending a batch twice, and then one label."""
+    if isinstance(store, MemoryStore):
+
+        async def remember(batch: Batch, request_id: str, target: int) -> LabelOutcome:
+            store.flush(batch)
+            store.flush(batch)
+            return store.label(request_id, target)
+
+        yield remember
+        return
+    feed = Feed(request.getfixturevalue("valkey_url"))
+
+    async def send(batch: Batch, request_id: str, target: int) -> LabelOutcome:
+        await feed.flush(batch)
+        await feed.flush(batch)
+        return await feed.label(request_id, target)
 
     yield send
     await feed.close()
@@ -254,6 +283,68 @@ async def test_a_trace_keeps_its_newest_points(store: Store) -> None:
         await store.keep("r1", look(float(at)))
     kept = await store.trace("r1")
     assert [one.at for one in kept] == [float(at) for at in range(10, KEPT_POINTS + 10)]
+
+
+# --- what a judge may read -----------------------------------------------------------------------
+
+NOW_MINUTE = 29_000_000
+NOW = NOW_MINUTE * 60.0 + 30
+
+
+async def test_a_judge_reads_the_minutes_behind_the_watermark(
+    store: Store, report: Callable[..., asyncio.Future[None]]
+) -> None:
+    for sequence, ago in enumerate((0, 1, 2, 3, 200, -2), start=1):
+        cell = CELL._replace(minute=NOW_MINUTE - ago)
+        batch = Batch("b", sequence, {cell: {"assigned.incumbent": 10**sequence}})
+        await report(batch, BEAT)
+    for watermark_s, read in ((0, 1_111_110), (60, 111_000), (91, 110_000), (0.5, 111_100)):
+        horizon = Horizon(NOW, watermark_s, label_window_s=3600)
+        seen = await store.observations("r1", 1, ["shadow-5", "ab-25"], horizon=horizon)
+        stage = seen.stage("shadow-5")
+        assert stage.total.total == {"assigned.incumbent": 1_111_110}
+        assert stage.counts.total == {"assigned.incumbent": read}
+        assert seen.stage("ab-25").total.total == {}
+
+
+@pytest.mark.parametrize("window_s", [1800.0, 3600.0, 86_400.0, 7 * 86_400.0])
+async def test_a_judge_reads_labels_when_their_window_has_closed(
+    store: Store, label: Callable[..., Awaitable[str]], window_s: float
+) -> None:
+    width_s = slot_width(window_s) * 60
+    now = time.time()
+    fresh, old = now - 0.1 * window_s, now - 0.9 * window_s
+    for sequence, at in enumerate((fresh, old), start=1):
+        cell = CELL._replace(minute=int(at // 60))
+        one = Pending(
+            request_id=f"q{sequence}",
+            at=at,
+            cell=cell,
+            assigned="candidate",
+            top={"candidate": (3,)},
+            label_window_s=window_s,
+        )
+        await label(Batch("b", sequence, {}, pending=(one,)), f"q{sequence}", 3)
+    for later, closed in ((0.0, 0), (0.15 * window_s + width_s + 60, 1), (window_s + width_s, 2)):
+        horizon = Horizon(now + later, 60, window_s)
+        seen = await store.observations("r1", 1, ["shadow-5"], horizon=horizon)
+        labels = seen.stage("shadow-5").labels.total
+        names = ("due.candidate", "labels.candidate", "hit1.candidate")
+        assert [labels.get(name, 0) for name in names] == [closed] * 3
+        assert seen.stage("shadow-5").counts.total == {}
+    assert seen.stage("shadow-5").total == seen.stage("shadow-5").labels
+
+
+async def test_labels_may_be_read_as_they_come(
+    store: Store, label: Callable[..., Awaitable[str]]
+) -> None:
+    now = time.time()
+    cell = CELL._replace(minute=int(now // 60))
+    one = Pending(request_id="q", at=now, cell=cell, assigned="candidate", top={"candidate": (3,)})
+    await label(Batch("b", 1, {}, pending=(one,)), "q", 4)
+    horizon = Horizon(now, 60, 3600, wait_for_labels=False)
+    seen = await store.observations("r1", 1, ["shadow-5"], horizon=horizon)
+    assert seen.stage("shadow-5").labels.total == {"due.candidate": 1, "labels.candidate": 1}
 
 
 # --- what only a server can do -------------------------------------------------------------------

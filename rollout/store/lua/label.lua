@@ -2,14 +2,17 @@
 --
 -- KEYS[1]  string   the pending label of the request. As JSON, before the label came:
 --                     {"totals": {"key": <a hash, same hash tag>, "cell": "-|<stratum>"},
---                      "minute": {"key": <likewise, it expires>, "cell": "<minute>|<stratum>"},
---                      "assigned": <role>, "top": {<role>: [id, ...]}}
---                   or {} for a request outside any rollout; and afterwards {"label": id}.
+--                      "slot": {"key": <likewise, it expires>, "cell": "<minute>|<stratum>"},
+--                      "keep_s": <how long to keep the slot, in seconds>,
+--                      "assigned": <role>, "top": {<role>: [id, ...]},
+--                      "first.due": true, "first.pair.due": true}
+--                   (the last two where it was the first request of its routing key whose truth is
+--                   awaited), or {} for a request outside any rollout; and afterwards
+--                   {"label": id}. It is gone when the label window has closed.
 --                   Ids are texts: they are 64-bit integers, and Lua's numbers are doubles.
 --
 -- ARGV[1]  the id of the truth
--- ARGV[2]  how long to keep a minute after its last count, in seconds
--- ARGV[3+] the k of Hit@k, rising
+-- ARGV[2+] the k of Hit@k, rising
 --
 -- Returns counted, outside (accepted, counts nowhere), repeat, contradiction or unknown. The hashes
 -- are not among KEYS because only the pending label knows them; they share the hash tag, so one
@@ -25,7 +28,7 @@ if pending.label then
   return pending.label == target and 'repeat' or 'contradiction'
 end
 -- A script that fails half-way keeps what it wrote, so the types of all keys are looked at first.
-for _, hash in ipairs({pending.totals, pending.minute}) do
+for _, hash in ipairs({pending.totals, pending.slot}) do
   local found = redis.call('TYPE', hash.key).ok
   if found ~= 'hash' and found ~= 'none' then
     return redis.error_reply('WRONGTYPE ' .. hash.key .. ' is a ' .. found .. ', not a hash')
@@ -36,9 +39,12 @@ if not pending.totals then
   return 'outside'
 end
 
-local function count(counter)
-  for _, hash in ipairs({pending.totals, pending.minute}) do
+local function count(counter, first)
+  for _, hash in ipairs({pending.totals, pending.slot}) do
     redis.call('HINCRBY', hash.key, hash.cell .. '|' .. counter, 1)
+    if first then
+      redis.call('HINCRBY', hash.key, hash.cell .. '|first.' .. counter, 1)
+    end
   end
 end
 
@@ -57,18 +63,20 @@ local got = pending.top[pending.assigned] and pending.assigned or other
 local paired = pending.top.incumbent and pending.top.candidate
 
 if pending.top[got] then
-  count('labels.' .. pending.assigned)
+  count('labels.' .. pending.assigned, pending['first.due'])
 end
-for i = 3, #ARGV do
+for i = 2, #ARGV do
   local k = tonumber(ARGV[i])
   if pending.top[got] and place(got) <= k then
-    count('hit' .. ARGV[i] .. '.' .. pending.assigned)
+    count('hit' .. ARGV[i] .. '.' .. pending.assigned, pending['first.due'])
   end
   if paired then
     local incumbent = place('incumbent') <= k and '1' or '0'
     local candidate = place('candidate') <= k and '1' or '0'
-    count('pair.hit' .. ARGV[i] .. '.' .. incumbent .. candidate)
+    count('pair.hit' .. ARGV[i] .. '.' .. incumbent .. candidate, pending['first.pair.due'])
   end
 end
-redis.call('EXPIRE', pending.minute.key, ARGV[2])
+if redis.call('TTL', pending.slot.key) < 0 then
+  redis.call('EXPIRE', pending.slot.key, pending.keep_s)
+end
 return 'counted'

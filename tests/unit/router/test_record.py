@@ -7,7 +7,7 @@ import pytest
 
 from backends.protocol import Prediction
 from rollout.plan import Stage
-from rollout.snapshot import Cell, Live, latency_bin
+from rollout.snapshot import Cell, Live, Mark, latency_bin
 from rollout.tally import tally
 from router.errors import (
     FailureKind,
@@ -25,6 +25,8 @@ from router.record import (
     counts_of,
     counts_of_pair,
     failure_of,
+    key_digest,
+    observation_of,
     pending_of,
     sample_of,
     verdict_of,
@@ -104,6 +106,101 @@ def test_what_is_outside_the_statistics_counts_nothing_but_why() -> None:
     assert counts_of(record(counted=False)) == {}
     assert counts_of(record(counted=False, keyless=True)) == {"keyless": 1}
     assert counts_of(record(counted=False, overridden=True)) == {"overridden": 1}
+
+
+MARKED = LIVE.model_copy(
+    update={
+        "marks": {
+            "budget": Mark(incumbent=0.1, candidate=0.1),
+            "p95": Mark(incumbent=0.05, candidate=0.075),
+        }
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("role", "seconds", "over"),
+    [
+        ("incumbent", 0.05, set()),
+        ("incumbent", 0.0501, {"over.incumbent.p95"}),
+        ("candidate", 0.0501, set()),
+        ("candidate", 0.08, {"over.candidate.p95"}),
+        ("candidate", 0.11, {"over.candidate.p95", "over.candidate.budget"}),
+    ],
+)
+def test_a_request_is_over_the_marks_of_the_arm_that_it_was_assigned(
+    role: str, seconds: float, over: set[str]
+) -> None:
+    counts = counts_of(record(live=MARKED, assigned=role, seconds=seconds, fell_back=True))
+    assert {name for name in counts if name.startswith("over.")} == over
+
+
+def test_a_timeout_is_over_every_mark_however_soon_the_client_gave_up() -> None:
+    counts = counts_of(record(live=MARKED, seconds=0.01, failure=TIMEOUT.kind))
+    assert counts["over.candidate.budget"] == counts["over.candidate.p95"] == 1
+
+
+@pytest.mark.parametrize(
+    ("incumbent", "candidate", "over"),
+    [
+        (answer("phase1", seconds=0.06), answer("phase2", seconds=0.07), {"p95.10", "budget.00"}),
+        (answer("phase1", seconds=0.04), answer("phase2", seconds=0.2), {"p95.01", "budget.01"}),
+        (answer("phase1"), Attempt("phase2", 0.01, error=TIMEOUT), {"p95.01", "budget.01"}),
+        (answer("phase1"), failed("phase2", UpstreamInvalidError("junk")), set()),
+        (failed("phase1", REFUSED), failed("phase2", REFUSED), set()),
+    ],
+)
+def test_a_pair_is_over_marks_by_each_arms_own_side_where_both_arms_times_are_known(
+    incumbent: Attempt, candidate: Attempt, over: set[str]
+) -> None:
+    counts = counts_of_pair(Pair(ADMISSION, 300, MARKED, incumbent, candidate))
+    found = {name for name in counts if name.startswith("pair.over.")}
+    assert found == {f"pair.over.{name}" for name in over}
+
+
+def test_what_is_decided_before_the_counting_begins_counts_under_the_warm_up() -> None:
+    early = LIVE.model_copy(update={"counting": False})
+    assert cell_of(early, ADMISSION, 300).stage == "ab25/warm-up"
+
+
+KEYED = LIVE.model_copy(update={"unit": "key"})
+
+
+def test_a_routing_key_is_known_by_a_digest_that_the_rollouts_salt_keys() -> None:
+    digest = key_digest(KEYED, "mara@example.org")
+    assert digest is not None
+    assert len(digest) == 16
+    assert digest == key_digest(KEYED.model_copy(update={"stage": "ab50"}), "mara@example.org")
+    assert digest != key_digest(KEYED.model_copy(update={"salt": "t"}), "mara@example.org")
+    assert digest != key_digest(KEYED, "mara@example.com")
+    assert key_digest(KEYED, None) is None
+    assert key_digest(LIVE, "mara@example.org") is None
+    assert key_digest(KEYED.model_copy(update={"salt": "s" * 999}), "\ud800") is not None
+
+
+def test_an_observation_of_a_key_leaves_the_histograms_out() -> None:
+    counts = counts_of(record(live=KEYED, failure=TIMEOUT.kind))
+    seen = observation_of(KEYED, CELL, "request", "k", counts)
+    assert seen is not None
+    assert set(seen.counters) == {"assigned.candidate", "error.candidate.timeout"}
+    assert observation_of(LIVE, CELL, "request", "k", counts) is None
+
+
+def test_a_pending_label_knows_what_its_truth_may_come_to() -> None:
+    facts: dict[str, Any] = {"cell": CELL, "live": KEYED, "assigned": "candidate"}
+    alone = pending_of(ADMISSION, answered=answer("phase1"), key="k", label_window_s=9, **facts)
+    both = pending_of(
+        ADMISSION,
+        answered=answer("phase2"),
+        other=answer("phase1"),
+        key="k",
+        label_window_s=9,
+        **facts,
+    )
+    assert alone.awaited == ("due.candidate",)
+    assert both.awaited == ("due.candidate", "pair.due")
+    assert both.key == key_digest(KEYED, "k")
+    assert pending_of(ADMISSION, answered=answer("phase1"), label_window_s=9).awaited == ()
 
 
 def test_two_equal_answers_agree_in_everything() -> None:

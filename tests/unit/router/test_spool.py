@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rollout.snapshot import Cell, Pending
-from router.spool import CELLS_PER_BATCH, PENDING_PER_BATCH, Spool
+from rollout.snapshot import Cell, Metric, Observation, Pending
+from router.spool import CELLS_PER_BATCH, OBSERVATIONS_PER_BATCH, PENDING_PER_BATCH, Spool
 
 
 def cell(minute: int) -> Cell:
@@ -45,9 +45,9 @@ def test_a_full_spool_counts_what_it_turns_away() -> None:
     spool.count(cell(2), {"a": 2, "b": 3})
     spool.count(cell(1), {"a": 1})
     for name in "xyz":
-        spool.pend(Pending(request_id=name))
+        spool.pend(Pending(request_id=name, at=0))
     assert spool.dropped == 5 + 1
-    assert repr(spool) == "<Spool 1 cells, 0 samples, 2 pending, 6 dropped>"
+    assert repr(spool) == "<Spool 1 cells, 0 samples, 2 pending, 0 of keys, 6 dropped>"
     batch = spool.cut("boot", 1)
     assert batch is not None
     assert batch.counts == {cell(1): {"a": 2}}
@@ -56,9 +56,44 @@ def test_a_full_spool_counts_what_it_turns_away() -> None:
 def test_a_batch_is_small_enough_for_a_store_to_take_in_a_moment() -> None:
     spool = Spool()
     for i in range(PENDING_PER_BATCH + 1):
-        spool.pend(Pending(request_id=str(i)))
+        spool.pend(Pending(request_id=str(i), at=0))
     batches = [spool.cut("boot", 1), spool.cut("boot", 2)]
     assert [len(batch.pending) for batch in batches if batch] == [PENDING_PER_BATCH, 1]
+
+
+def seen(key: str, metric: Metric = "request", minute: int = 1) -> Observation:
+    return Observation(cell(minute), metric, key, ("assigned.candidate",))
+
+
+def test_an_observation_of_a_key_is_sent_once_for_each_metric() -> None:
+    spool = Spool()
+    for one in (seen("a"), seen("b"), seen("a", minute=2), seen("a", "pair")):
+        spool.observe(one)
+    batch = spool.cut("boot", 1)
+    assert batch is not None
+    assert batch.observations == (seen("a"), seen("b"), seen("a", "pair"))
+    spool.observe(seen("b"))
+    assert spool.cut("boot", 2) is None
+
+
+def test_keys_that_are_no_longer_known_here_are_sent_again_for_the_store_to_know() -> None:
+    spool = Spool(max_known=2)
+    for key in ("a", "b", "c", "b", "a"):
+        spool.observe(seen(key))
+    batch = spool.cut("boot", 1)
+    assert batch is not None
+    assert [one.key for one in batch.observations] == ["a", "b", "c", "a"]
+
+
+def test_observations_of_keys_are_bounded_in_the_spool_and_in_a_batch() -> None:
+    spool = Spool(max_observations=OBSERVATIONS_PER_BATCH + 1)
+    for key in range(OBSERVATIONS_PER_BATCH + 3):
+        spool.observe(seen(str(key)))
+    assert spool.dropped == 2
+    batches = [spool.cut("boot", 1), spool.cut("boot", 2)]
+    assert [len(one.observations) for one in batches if one] == [OBSERVATIONS_PER_BATCH, 1]
+    spool.observe(seen(str(OBSERVATIONS_PER_BATCH + 2)))  # what was turned away is not known
+    assert len(spool) == 1
 
 
 def test_what_a_batch_took_is_not_changed_by_what_comes_after() -> None:

@@ -1,0 +1,174 @@
+"""A gateway's batch, laid out for flush.lua and label.lua, which document the order. Pure."""
+
+from collections import Counter as Multiset
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+import orjson
+
+from rollout.keys import Keys
+from rollout.minutes import MINUTE_S, label_slot, slot_width
+from rollout.snapshot import ALL_MINUTES, KEPT_SAMPLES, Batch, Cell, Observation, Pending, metric_of
+
+SEQUENCE_TTL_S: Final = 86_400
+MINUTE_TTL_S: Final = 7200
+"""How long a minute is kept after its last count, and a label slot after its window."""
+KEPT_KEYS: Final = 200_000
+"""How many routing keys are remembered for each metric of a stage."""
+KEYS_TTL_S: Final = 8 * 86_400
+"""How long keys are remembered after the last one that was new: longer than a stage is silent."""
+
+
+class Place(NamedTuple):
+    """A hash, and what its fields begin with: `minute|stratum`."""
+
+    key: str
+    cell: str
+
+
+def flush_arguments(batch: Batch, keys: Keys) -> tuple[list[str], list[str | float]]:
+    """Lay a batch out for flush.lua: its KEYS and its ARGV."""
+    return _Layout(keys, batch).arguments()
+
+
+class _Layout:
+    """A batch on its way into two flat lists."""
+
+    def __init__(self, keys: Keys, batch: Batch) -> None:
+        self._keys = keys
+        self._batch = batch
+        self._places: dict[str, int] = {keys.sequence(batch.boot): 1}
+        self._lifetimes: dict[int, int] = {}
+
+    def arguments(self) -> tuple[list[str], list[str | float]]:
+        batch, keys = self._batch, self._keys
+        counts = [(where, field, by) for (where, field), by in self._counts().items()]
+        firsts = [*self._firsts(), *self._awaited_firsts()]
+        samples = [
+            (
+                self._place(keys.samples(one.rollout, one.evidence_epoch, one.stage)),
+                one.cosine,
+                one.model_dump_json(),
+            )
+            for one in batch.samples
+        ]
+        pending = [
+            (self._place(keys.pending(one.request_id)), opened(one, keys), until_ms(one))
+            for one in batch.pending
+        ]
+        arguments: list[str | float] = [batch.sequence, SEQUENCE_TTL_S, KEPT_SAMPLES, KEPT_KEYS]
+        for items in (counts, firsts, samples, pending, list(self._lifetimes.items())):
+            arguments.append(len(items))
+            for item in items:
+                arguments.extend(item)
+        return list(self._places), arguments
+
+    def _place(self, key: str, keep_s: int | None = None) -> int:
+        place = self._places.setdefault(key, len(self._places) + 1)
+        if keep_s is not None:
+            self._lifetimes[place] = max(keep_s, self._lifetimes.get(place, 0))
+        return place
+
+    def _counts(self) -> Multiset[tuple[int, str]]:
+        sums: Multiset[tuple[int, str]] = Multiset()
+        for cell, counters in self._batch.counts.items():
+            for where, prefix in self._cells(cell):
+                for counter, by in counters.items():
+                    sums[where, f"{prefix}|{counter}"] += by
+        for one in self._batch.pending:
+            if one.cell is not None:
+                for where, prefix in self._label_cells(one, one.cell):
+                    for counter in one.awaited:
+                        sums[where, f"{prefix}|{counter}"] += 1
+        return sums
+
+    def _firsts(self) -> Iterator[tuple[str | int, ...]]:
+        for seen in self._batch.observations:
+            yield self._first(seen, self._cells(seen.cell))
+
+    def _awaited_firsts(self) -> Iterator[tuple[str | int, ...]]:
+        for one in self._batch.pending:
+            if one.cell is None or one.key is None:
+                continue
+            told = self._place(self._keys.pending(one.request_id))
+            for counter in one.awaited:
+                seen = Observation(one.cell, metric_of(counter), one.key, (counter,))
+                yield self._first(seen, self._label_cells(one, one.cell), told)
+
+    def _first(
+        self, seen: Observation, cells: tuple[tuple[int, str], ...], told: int = 0
+    ) -> tuple[str | int, ...]:
+        cell = seen.cell
+        known = self._keys.seen(cell.rollout, cell.evidence_epoch, cell.stage, seen.metric)
+        (total, total_cell), (part, part_cell) = cells
+        return (
+            self._place(known, KEYS_TTL_S),
+            seen.key,
+            total,
+            total_cell,
+            part,
+            part_cell,
+            " ".join(seen.counters),
+            told,
+            seen.metric,
+        )
+
+    def _cells(self, cell: Cell) -> tuple[tuple[int, str], ...]:
+        total, minute = count_places(cell, self._keys)
+        return (
+            (self._place(total.key), total.cell),
+            (self._place(minute.key, MINUTE_TTL_S), minute.cell),
+        )
+
+    def _label_cells(self, one: Pending, cell: Cell) -> tuple[tuple[int, str], ...]:
+        total, slot = label_places(cell, one.label_window_s, self._keys)
+        return (
+            (self._place(total.key), total.cell),
+            (self._place(slot.key, label_keep_s(one.label_window_s)), slot.cell),
+        )
+
+
+def count_places(cell: Cell, keys: Keys) -> tuple[Place, Place]:
+    """Name the two places of a count: the stage's totals, and the minute."""
+    stage = (cell.rollout, cell.evidence_epoch, cell.stage)
+    return (
+        Place(keys.counts(*stage), f"{ALL_MINUTES}|{cell.stratum}"),
+        Place(keys.minute(*stage, cell.minute), f"{cell.minute}|{cell.stratum}"),
+    )
+
+
+def label_places(cell: Cell, label_window_s: float, keys: Keys) -> tuple[Place, Place]:
+    """Name the two places of a label's counts: the stage's totals, and the label slot."""
+    stage = (cell.rollout, cell.evidence_epoch, cell.stage)
+    slot = label_slot(cell.minute, label_window_s)
+    return (
+        Place(keys.counts(*stage), f"{ALL_MINUTES}|{cell.stratum}"),
+        Place(keys.labels(*stage, slot), f"{slot}|{cell.stratum}"),
+    )
+
+
+def label_keep_s(label_window_s: float) -> int:
+    """Say how long a label slot is kept after its last request: past the end of its window."""
+    return int(label_window_s) + slot_width(label_window_s) * MINUTE_S + MINUTE_TTL_S
+
+
+def until_ms(pending: Pending) -> int:
+    """Say when a label window closes: Unix milliseconds."""
+    return int((pending.at + pending.label_window_s) * 1000)
+
+
+def opened(pending: Pending, keys: Keys) -> str:
+    """Write a pending label the way label.lua reads it, but for its last brace."""
+    cell = pending.cell
+    if cell is None:
+        return "{"
+    totals, slot = label_places(cell, pending.label_window_s, keys)
+    return orjson.dumps(
+        {
+            "totals": totals._asdict(),
+            "slot": slot._asdict(),
+            "keep_s": label_keep_s(pending.label_window_s),
+            "assigned": pending.assigned,
+            "top": {role: [str(id_) for id_ in ids] for role, ids in pending.top.items()},
+        }
+    ).decode()[:-1]

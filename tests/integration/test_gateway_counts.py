@@ -1,0 +1,107 @@
+"""What a gateway counts for the judge, and under which name, with a real store."""
+
+import asyncio
+import time
+from pathlib import Path
+
+from gateway_rig import counts, counts_with, gateway, publish, snapshot
+
+from rollout.feed import Feed
+from rollout.minutes import Horizon
+from rollout.snapshot import DEFAULT_TIERS, Mark
+from rollout.store.redis import RedisStore
+
+MARKS = {
+    "budget": Mark(incumbent=30, candidate=30),
+    "p50": Mark(incumbent=1e-6, candidate=2e-6),
+}
+
+
+async def test_what_is_decided_before_every_gateway_counts_is_kept_apart(
+    tmp_path: Path, valkey_url: str
+) -> None:
+    early = snapshot(1, mode="ab", weight=100, counting=False)
+    await publish(valkey_url, early)
+    async with gateway(tmp_path, redis_url=valkey_url, tiers=DEFAULT_TIERS) as rig:
+        answered = await rig.predict(120)
+        assert answered.headers["x-turnout-stage"] == "the-stage"
+        assert answered.headers["x-turnout-arm"] == "phase2"
+        await publish(valkey_url, snapshot(2, mode="ab", weight=100, counting=True))
+        while (await rig.predict(120)).headers["x-turnout-version"] != "1.2":
+            await asyncio.sleep(0.01)
+        found = await counts_with(valkey_url, assigned_candidate=1, due_candidate=1)
+        assert found["assigned.candidate"] == 1
+        warm = await counts(valkey_url, "the-stage/warm-up")
+        assert warm["assigned.candidate"] >= 1
+        assert warm["due.candidate"] == warm["assigned.candidate"]
+        # A label counts where its request was counted.
+        name = answered.headers["x-request-id"]
+        sent = await rig.client.post("/v1/feedback", json={"id": name, "target_id": 100})
+        assert sent.status_code == 202
+        assert (await counts(valkey_url, "the-stage/warm-up"))["labels.candidate"] == 1
+        assert "labels.candidate" not in await counts(valkey_url)
+
+
+async def test_latency_is_counted_against_the_marks_served_and_in_pairs(
+    tmp_path: Path, valkey_url: str
+) -> None:
+    await publish(valkey_url, snapshot(1, mode="ab", weight=100, shadow_sample=100, marks=MARKS))
+    async with gateway(tmp_path, redis_url=valkey_url, tiers=DEFAULT_TIERS) as rig:
+        for _ in range(3):
+            await rig.predict(120)
+        found = await counts_with(valkey_url, assigned_candidate=3, mirror_compared=3)
+    assert found["over.candidate.p50"] == found["pair.over.p50.11"] == 3
+    assert "over.candidate.budget" not in found
+    assert found["pair.over.budget.00"] == 3
+    assert found["pair.due"] == found["due.candidate"] == 3
+
+
+async def test_where_keys_are_the_unit_each_is_counted_once_beside_its_requests(
+    tmp_path: Path, valkey_url: str
+) -> None:
+    offered = snapshot(1, mode="ab", weight=100, shadow_sample=100, unit="key", marks=MARKS)
+    await publish(valkey_url, offered)
+    names = []
+    async with gateway(tmp_path, redis_url=valkey_url, tiers=DEFAULT_TIERS) as rig:
+        for key in "abaab":
+            answered = await rig.predict(120, key=key)
+            names.append(answered.headers["x-request-id"])
+        await rig.predict(120)
+        await counts_with(valkey_url, due_candidate=5, mirror_compared=5)
+        feed = Feed(valkey_url)
+        # The second request of a key is no first, even where its truth comes first.
+        assert [await feed.label(name, 100) for name in (names[2], names[0])] == ["counted"] * 2
+        await feed.close()
+        found = await counts(valkey_url)
+    firsts = {name.removeprefix("first."): by for name, by in found.items() if "first." in name}
+    assert (found["keyless"], found["assigned.candidate"], firsts["assigned.candidate"]) == (
+        1,
+        5,
+        2,
+    )
+    assert firsts["mirror.compared"] == firsts["pair.error.00"] == firsts["mirror.intended"] == 2
+    assert firsts["over.candidate.p50"] == firsts["pair.over.p50.11"] == 2
+    assert (found["due.candidate"], firsts["due.candidate"], firsts["pair.due"]) == (5, 2, 2)
+    assert (found["labels.candidate"], firsts["labels.candidate"]) == (2, 1)
+    assert not [name for name in firsts if "latency" in name]
+
+
+async def test_a_judge_reads_a_request_once_its_minute_and_its_label_window_are_over(
+    tmp_path: Path, valkey_url: str
+) -> None:
+    await publish(valkey_url, snapshot(1, mode="ab", weight=100))
+    async with gateway(tmp_path, redis_url=valkey_url, tiers=DEFAULT_TIERS) as rig:
+        name = (await rig.predict(120)).headers["x-request-id"]
+        await counts_with(valkey_url, due_candidate=1)
+        await rig.client.post("/v1/feedback", json={"id": name, "target_id": 100})
+    store = RedisStore(valkey_url)
+    read = []
+    for later in (0, 150, 3600 + 180):
+        horizon = Horizon(time.time() + later, 60, 3600)
+        seen = await store.observations("r1", 1, ["the-stage"], horizon=horizon)
+        stage = seen.stage("the-stage")
+        assert stage.total.total["labels.candidate"] == 1
+        counted, labelled = stage.counts.total, stage.labels.total
+        read.append((counted.get("assigned.candidate", 0), labelled.get("labels.candidate", 0)))
+    assert read == [(0, 0), (1, 0), (1, 1)]
+    await store.close()
