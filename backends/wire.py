@@ -12,6 +12,8 @@ protocol class that closes these gaps:
   must not shut out the many that are short;
 - framing that others may read in another way is refused: `backends/framing.py`. Trailers are
   dropped: the application has read the headers by then;
+- a body whose length the head tells does not pass the parser, which would copy it: its bytes are
+  counted, and a new parser reads what follows them;
 - when a connection closes while the client still sends, what comes is read and thrown away for a
   while (RFC 9112, section 9.6), so that the application may refuse a body without reading it.
 
@@ -21,6 +23,7 @@ sees such a request; one whose body is cut off sees its client leave.
 
 import asyncio
 import time
+import urllib.parse
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -31,7 +34,8 @@ import orjson
 from prometheus_client import CollectorRegistry, Counter, Gauge
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from backends.framing import Fault, fault_of
+from backends.exchange import WHOLE, Exchange
+from backends.framing import HTTP_1_0, Fault, fault_of
 
 MIB: Final = 1024 * 1024
 SMALL_BODY: Final = 256 * 1024
@@ -193,6 +197,8 @@ class Connection(HttpToolsProtocol):
         """Bytes read since this head began, or since the body last grew."""
         self._new = False
         """Whether the message, or a piece of its body, came with the bytes that are being read."""
+        self._left = 0
+        """Bytes still to come of a body whose length its head told."""
         self._fault: Fault | None = None
         self._door: _Door
 
@@ -275,6 +281,10 @@ class Connection(HttpToolsProtocol):
         """Read what came, unless it belongs to a request that was refused."""
         if self.parting:
             return
+        if self._left:
+            data = self._counted(data)
+            if not data:
+                return
         if self._phase is not _HEAD and self._phase is not _BODY:
             self._begin()
         self._new = False
@@ -288,6 +298,21 @@ class Connection(HttpToolsProtocol):
             pass  # it is answered, and the connection closed
         else:
             self._bound(len(data))
+
+    def _counted(self, data: bytes) -> bytes:
+        """Take what belongs to the body whose length is known; return what follows it."""
+        piece = data if len(data) <= self._left else data[: self._left]
+        self._left -= len(piece)
+        self._begun = 0
+        if not self._took(piece):
+            self._left = 0
+            return b""
+        if self._left:
+            return b""
+        self.on_message_complete()
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
+        return data[len(piece) :]
 
     def _begin(self) -> None:
         """Start the clock of a head at its first byte, be it an empty line."""
@@ -321,33 +346,76 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Check the head; hand the request to the application."""
         upgrade = self.parser.should_upgrade()
+        version = self.parser.get_http_version()
         if self._head + len(self.url) > self.guard.limits.head_bytes:
             self._fault = self._too_large()
         else:
-            version = self.parser.get_http_version()
             self._fault = fault_of(version, self.headers, upgrade=upgrade)
         if self._fault:
             raise ValueError(self._fault.message)
-        super().on_headers_complete()
         self._enter(_BODY)
         self._new = True
-        self.scope["state"][ARRIVED] = self._since
+        self._left = _announced(self.headers)
+        existing, self.cycle = self.cycle, self._exchange(version)
+        cycle = self.cycle
         if upgrade or self.guard.leaving:
-            self.cycle.keep_alive = False
+            cycle.keep_alive = False
         if self.expect_100_continue:
             self._close_unless_continued()
+        if existing is None or existing.response_complete:
+            self._start_asgi_task(cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cycle, self.app))
+
+    def _exchange(self, version: str) -> Exchange:
+        """Complete the request's scope, as uvicorn does; make what reads and answers it."""
+        url = httptools.parse_url(self.url)
+        path = url.path.decode("ascii")
+        self.scope["method"] = self.parser.get_method().decode("ascii")
+        self.scope["http_version"] = version
+        self.scope["path"] = urllib.parse.unquote(path) if "%" in path else path
+        self.scope["raw_path"] = url.path
+        self.scope["query_string"] = url.query or b""
+        cycle = Exchange(
+            scope=self.scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=version != HTTP_1_0 and self.parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        state = self.scope["state"]
+        state[ARRIVED] = self._since
+        if self._left:
+            state[WHOLE] = cycle.whole
+        return cycle
 
     def on_body(self, body: bytes) -> None:
-        """Take a piece of a body, if there is room for it."""
+        """Take a piece of a body that came with its head, or in chunks."""
+        if self._left:
+            self._left -= len(body)
+        if not self._took(body):
+            raise ValueError("no room")  # the parser must not go on to a next request
+
+    def _took(self, piece: bytes) -> bool:
+        """Take a piece of a body; False when there is no room for it, and it is refused."""
         self._new = True
         if self.cycle.response_complete:
-            return
-        self._held += len(body)
-        if not self.guard.take(len(body), of=self._held):
-            fault = Fault(503, "too many bytes are being received at once: try again")
-            self._refuse(fault, "budget")
-            raise ValueError(fault.message)  # the parser must not go on to a next request
-        super().on_body(body)
+            return True
+        self._held += len(piece)
+        if not self.guard.take(len(piece), of=self._held):
+            self._refuse(
+                Fault(503, "too many bytes are being received at once: try again"), "budget"
+            )
+            return False
+        cast("Exchange", self.cycle).feed(piece)
+        return True
 
     def on_message_complete(self) -> None:
         """Stop the clock."""
@@ -434,6 +502,11 @@ class Connection(HttpToolsProtocol):
         if self.guard.new_request_id:
             lines.append(b"x-request-id: " + self.guard.new_request_id().encode())
         return b"\r\n".join([*lines, b"", body])
+
+
+def _announced(headers: list[tuple[bytes, bytes]]) -> int:
+    """Read the length of a body that is not chunked; the parser has checked it."""
+    return next((int(value) for name, value in headers if name == b"content-length"), 0)
 
 
 def guarded(guard: Guard) -> type[Connection]:
