@@ -3,48 +3,43 @@
 The server answers `live` from its first moment and `ready` once the model is loaded and warm; a
 request before that gets 503 with Retry-After. Every error is `{"error": "<sentence>"}`, and it is
 sent when the request's body has been read out, within a bound: a client that is cut off while it
-sends loses it.
-
-A long or compressed body is read by one thread beside the loop, in steps so short that the loop
-stays prompt: see `backends/jsonrows.py`. One thread, because the steps hold the interpreter's lock.
+sends loses it. What predicts is in `backends/inference.py`, what reads bodies in
+`backends/bodies.py`.
 """
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, TypeVar
+from typing import Final
 
 import structlog
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
+from starlette.types import Scope
 
 from backends import content, idruns, metadata, protocol, telemetry
+from backends.bodies import Bodies, headers_of
 from backends.content import MIB
 from backends.errors import (
     BackendError,
     BodyTooLargeError,
-    ClientLeftError,
     LoadError,
-    NotReadyError,
     ScatteredIdsError,
     UnknownModelError,
 )
 from backends.idruns import MAX_RUNS
+from backends.inference import Inference
 from backends.metrics import Metrics
 from backends.predictor import Predictor
-from backends.protocol import Prediction, ProtocolError, Request
+from backends.protocol import ProtocolError
+from backends.rawroute import RawRoute
 from backends.statistics import Statistics, Tally, totals
 from backends.worker import BATCH, Worker
 
-LONG_BODY: Final = 256 * 1024
-"""Bytes; reading more than this takes the loop too long."""
 HTTP_KINDS: Final = {
     400: "bad_request",
     404: "not_found",
@@ -52,8 +47,6 @@ HTTP_KINDS: Final = {
     415: "bad_encoding",
 }
 MODEL_PATHS: Final = ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
-
-Parsed = TypeVar("Parsed")
 
 log = structlog.stdlib.get_logger("backends")
 
@@ -79,14 +72,20 @@ class ModelServer:
         self._give_up = give_up
         self._arm = arm
         self._version = version
-        self._max_context = max_context
-        self._max_body = max_body_mb * MIB
         self._metrics = Metrics(registry)
         self._worker = Worker(
             queue_limit=queue_limit, batch_limit=batch_limit, metrics=self._metrics
         )
         self._statistics = Statistics()
-        self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reader")
+        self._bodies = Bodies(max_body_mb * MIB, self._statistics.reading)
+        self._inference = Inference(
+            self._worker,
+            self._bodies,
+            check=self._check_scope,
+            statistics=self._statistics,
+            metrics=self._metrics,
+            max_context=max_context,
+        )
         self.app = FastAPI(title="turnout model server", openapi_url=None, lifespan=self._lifespan)
         self.app.add_middleware(telemetry.RequestTelemetry, registry=registry)
         self.app.add_route("/metrics", telemetry.metrics_endpoint(registry))
@@ -103,13 +102,16 @@ class ModelServer:
             ("GET", "/v2/models/stats", self.stats),
             ("POST", "/v2/repository/index", self.index),
         ]
+        for path in MODEL_PATHS:  # first, as routes are looked through in their order
+            self.app.router.routes.append(
+                RawRoute(f"{path}/infer", self._inference.infer, methods=["POST"])
+            )
         for path in MODEL_PATHS:
             routes += [
                 ("GET", path, self.model),
                 ("GET", f"{path}/ready", self.model_ready),
                 ("GET", f"{path}/config", self.config),
                 ("GET", f"{path}/stats", self.stats),
-                ("POST", f"{path}/infer", self.infer),
                 ("POST", f"{path}/lookup", self.lookup),
                 ("GET", f"{path}/ids", self.ids),
             ]
@@ -125,7 +127,7 @@ class ModelServer:
         loading.cancel()
         await asyncio.gather(loading, return_exceptions=True)
         await self._worker.stop()
-        self._reader.shutdown(wait=False)
+        self._bodies.reader.shutdown(wait=False)
 
     async def _start(self) -> None:
         """Load the model while the server answers; a server that cannot load ends itself."""
@@ -136,155 +138,41 @@ class ModelServer:
         except Exception:
             log.exception("cannot load", arm=self._arm)
         else:
-            log.info("ready", arm=self._arm, **self._predictor().facts)
+            log.info("ready", arm=self._arm, **self._worker.loaded().facts)
             return
         self.failed = True
         self._give_up()
 
-    def _predictor(self) -> Predictor:
-        if self._worker.predictor is None:
-            raise NotReadyError("the model is still being loaded: try again in a second")
-        return self._worker.predictor
-
-    # --- predictions ----------------------------------------------------------------------------
-
-    async def infer(self, request: HttpRequest) -> Response:
-        """Predict: an Open Inference Protocol v2 infer request, JSON or binary."""
-        began = time.perf_counter_ns()
-        try:
-            message = await self._infer(request, began)
-        except Exception:
-            self._statistics.failed(time.perf_counter_ns() - began)
-            raise
-        self._statistics.succeeded(time.perf_counter_ns() - began)
-        self._metrics.predictions.inc()
-        return Response(message.body, headers=dict(message.headers))
-
-    async def _infer(self, request: HttpRequest, began: int) -> protocol.Message:
-        async with self._reading_out(request):
-            timeout_s = protocol.read_timeout(request.headers.get(protocol.TIMEOUT_HEADER))
-            self._check_path(request)
-            self._predictor()
-        question = await self._read(
-            request,
-            lambda body: protocol.read_infer(
-                body,
-                request.headers.get(protocol.HEADER_LENGTH),
-                max_length=self._max_context,
-            ),
-        )
-        limits = [limit for limit in (timeout_s, question.timeout_s) if limit is not None]
-        passed = (time.perf_counter_ns() - began) / 1e9
-        prediction = await self._predict(
-            question, min(limits) - passed if limits else None, request
-        )
-        written = time.perf_counter_ns()
-        message = protocol.write_answer(prediction, question)
-        self._statistics.writing.add(time.perf_counter_ns() - written)
-        return message
-
-    async def _predict(
-        self, question: Request, timeout_s: float | None, request: HttpRequest
-    ) -> Prediction:
-        """Wait for the worker, or for the client to leave: then the question is withdrawn."""
-        mirrored = protocol.SHADOW_HEADER in request.headers
-        answer = asyncio.create_task(
-            self._worker.predict(question, timeout_s=timeout_s, mirrored=mirrored)
-        )
-        leaving = asyncio.create_task(_disconnected(request))
-        try:
-            await asyncio.wait((answer, leaving), return_when=asyncio.FIRST_COMPLETED)
-            if answer.done():
-                return answer.result()
-            raise ClientLeftError("the client left before its turn")
-        finally:
-            answer.cancel()
-            leaving.cancel()
+    # --- the bank -------------------------------------------------------------------------------
 
     async def lookup(self, request: HttpRequest) -> Response:
         """Find the id of the bank's vector that equals the given one exactly, or null."""
-        async with self._reading_out(request):
+        headers = headers_of(request.scope)
+        try:
             self._check_path(request)
-            predictor = self._predictor()
-        vector = await self._read(request, protocol.read_lookup)
+            predictor = self._worker.loaded()
+            content.check_encoding(request.headers.get("content-encoding"))
+        except (BackendError, ProtocolError):
+            await self._bodies.throw_away(request.receive)
+            raise
+        vector = await self._bodies.read(
+            request.scope, request.receive, headers, protocol.read_lookup
+        )
         identity = {"checkpoint": predictor.checkpoint, "bank": predictor.bank.identity}
         return JSONResponse({"id": predictor.bank.find(vector), **identity})
 
     async def ids(self, request: HttpRequest) -> Response:
         """List the bank's ids, as `backends/idruns.py` writes them; 404 where they are too many."""
         self._check_path(request)
-        bank = self._predictor().bank
+        bank = self._worker.loaded().bank
         loop = asyncio.get_running_loop()
-        runs = await loop.run_in_executor(self._reader, bank.runs)
+        runs = await loop.run_in_executor(self._bodies.reader, bank.runs)
         if runs.first.size > MAX_RUNS:
             raise ScatteredIdsError(
                 f"the bank's ids are {runs.first.size} runs of numbers: more than {MAX_RUNS} are "
                 "not listed"
             )
         return Response(runs.write(), media_type=idruns.MEDIA_TYPE)
-
-    # --- bodies ---------------------------------------------------------------------------------
-
-    async def _read(self, request: HttpRequest, parse: Callable[[bytes], Parsed]) -> Parsed:
-        """Read a body, inflate and parse it. Nobody keeps it, however long the request waits.
-
-        Raises BodyTooLargeError, ClientLeftError (the body ends before its end), and what `parse`
-        raises.
-        """
-        encoding = request.headers.get("content-encoding")
-        async with self._reading_out(request):
-            content.check_encoding(encoding)
-        chunks, total = await self._chunks(request)
-
-        def read() -> tuple[Parsed, int]:
-            began = time.perf_counter_ns()
-            body = b"".join(chunks)
-            chunks.clear()
-            parsed = parse(content.inflate(body, encoding, self._max_body))
-            return parsed, time.perf_counter_ns() - began
-
-        if total <= LONG_BODY and content.is_plain(encoding):
-            parsed, ns = read()
-        else:
-            parsed, ns = await asyncio.get_running_loop().run_in_executor(self._reader, read)
-        self._statistics.reading.add(ns)
-        return parsed
-
-    async def _chunks(self, request: HttpRequest) -> tuple[list[bytes], int]:
-        """Read at most `max_body_mb`, and no more than twice that of what is longer."""
-        chunks: list[bytes] = []
-        total = 0
-        try:
-            async for chunk in request.stream():
-                total += len(chunk)
-                if total <= self._max_body:
-                    chunks.append(chunk)
-                else:
-                    chunks.clear()
-                if total > 2 * self._max_body:
-                    break
-        except ClientDisconnect:
-            raise ClientLeftError("the client left before its request was whole") from None
-        if total > self._max_body:
-            raise BodyTooLargeError(
-                f"the body is longer than {content.in_words(self._max_body)}: this server reads no "
-                "more"
-            )
-        return chunks, total
-
-    @contextlib.asynccontextmanager
-    async def _reading_out(self, request: HttpRequest) -> AsyncIterator[None]:
-        """Let a refusal wait until the body has been read and thrown away, within a bound."""
-        try:
-            yield
-        except (BackendError, ProtocolError):
-            total = 0
-            with contextlib.suppress(ClientDisconnect):
-                async for chunk in request.stream():
-                    total += len(chunk)
-                    if total > 2 * self._max_body:
-                        break
-            raise
 
     # --- what it is -----------------------------------------------------------------------------
 
@@ -321,7 +209,7 @@ class ModelServer:
     async def model(self, request: HttpRequest) -> Response:
         """Describe the model, its identity, and whether anyone trained it."""
         self._check_path(request)
-        predictor = self._predictor()
+        predictor = self._worker.loaded()
         facts = {"arm": self._arm, **predictor.facts}
         versions = [protocol.version_of(predictor.checkpoint)]
         return JSONResponse(metadata.model_metadata(versions, facts))
@@ -337,7 +225,7 @@ class ModelServer:
         runs = self._metrics.executions
         return JSONResponse(
             self._statistics.document(
-                protocol.version_of(self._predictor().checkpoint),
+                protocol.version_of(self._worker.loaded().checkpoint),
                 queue=totals(self._metrics.queue_wait),
                 # Triton's: each request took as long as the run that read it.
                 compute=Tally(
@@ -349,15 +237,19 @@ class ModelServer:
         )
 
     def _check_path(self, request: HttpRequest) -> None:
+        self._check_scope(request.scope)
+
+    def _check_scope(self, scope: Scope) -> None:
         """Raise UnknownModelError for a path to another model or another version."""
-        name = request.path_params.get("name", protocol.MODEL)
+        parameters = scope["path_params"]
+        name = parameters.get("name", protocol.MODEL)
         if name != protocol.MODEL:
             raise UnknownModelError(
                 f'no model is called "{name[:40]}": this server has "{protocol.MODEL}"'
             )
-        version = request.path_params.get("version")
+        version = parameters.get("version")
         if version is not None:
-            own = protocol.version_of(self._predictor().checkpoint)
+            own = protocol.version_of(self._worker.loaded().checkpoint)
             if version != own:
                 raise UnknownModelError(
                     f'"{name}" has no version "{version[:40]}": this server has "{own}"'
@@ -386,10 +278,3 @@ class ModelServer:
                 raise error
         self._metrics.errors.labels(kind).inc()
         return Response(protocol.write_error(text), status, headers, "application/json")
-
-
-async def _disconnected(request: HttpRequest) -> None:
-    """Return when the client has closed its connection. Call it once the body has been read."""
-    message: dict[str, Any] = {}
-    while message.get("type") != "http.disconnect":
-        message = dict(await request.receive())

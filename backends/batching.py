@@ -20,6 +20,8 @@ from typing import Final
 PADDING: Final = 0.1
 """The share of a batch's work that may be padding, were it padded."""
 PATIENCE: Final = 2.0
+COMPANY: Final = 0.25
+"""The share of a batch's own time that it may wait for requests that are being received."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,25 @@ def choose(
             batch.append(i)
             lengths.append(queue[i].length)
     return Choice(tuple(batch), expired)
+
+
+def company_until(
+    queue: Sequence[Waiting], arriving: Sequence[float], *, largest: int, pace: float
+) -> float:
+    """Say until when a free engine should leave the queue waiting for requests on their way.
+
+    `arriving`: when each body that is being received began. Sixteen requests that come at once are
+    received one after the other; reading the first alone would take as long as reading it beside
+    three others, and the others would be received beside a busy engine. So the first waits, for a
+    quarter of what reading it takes at most, and for no body that has taken that long already: who
+    sends slowly holds nobody up. Where nothing arrives, nothing waits: the answer is the past.
+    """
+    served = [waiting for waiting in queue if not waiting.mirrored]
+    if not served or not arriving or len(queue) >= largest:
+        return 0.0
+    patience = COMPANY * pace * max(waiting.length for waiting in served)
+    first = min(waiting.admitted_at for waiting in served)
+    return min(first, max(arriving)) + patience
 
 
 def padding_of(lengths: Sequence[int]) -> float:

@@ -1,8 +1,9 @@
 """The queue before the engine's thread.
 
 Everything but the work itself happens on the event loop, so there is no lock: requests wait in a
-list, and whenever the engine's only thread is free one dispatcher task chooses the next batch
-(batching.py) and hands it over. A lone request never waits for company. A request leaves the queue
+list, and whenever the engine's only thread is free the next batch is chosen (batching.py) and
+handed over. A lone request never waits for company; one beside whose body others are just being
+received waits for these, a small part of the time that it takes itself. A request leaves the queue
 when its turn comes, when its deadline passes, or when its caller is cancelled because the client
 left; in the last two cases it never costs the engine anything. A full queue refuses at once. A
 request that fails fails alone. A worker that stops finishes the batch that runs and fails those
@@ -14,23 +15,25 @@ The engine is made in its own thread too (`load`), while the server already answ
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from opentelemetry.context import Context
 
 from backends import tracing
-from backends.batching import Waiting, choose
+from backends.batching import Waiting, choose, company_until
 from backends.errors import DeadlineError, NotReadyError, OverloadedError, StoppingError
+from backends.hand import Hand
 from backends.metrics import Metrics
-from backends.predictor import Predictor, Question, Task
+from backends.predictor import Batch, Predictor, Question, Task
 from backends.protocol import Prediction, Request
 
 BATCH: Final = 16
-LONG_WINDOW: Final = 64
-"""Vectors; hashing more than this takes longer than a thread's turn costs."""
+LONG_WINDOW: Final = 1024
+"""Vectors; hashing more than this, 3 MB, takes the loop too long."""
+LOOK_S: Final = 0.001
+"""Between two looks at whether the company that a batch waits for has come."""
 
 
 @dataclass(slots=True, eq=False)
@@ -40,7 +43,7 @@ class _Job:
     future: asyncio.Future[Prediction]
     trace: Context | None = field(default_factory=tracing.current)
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: BaseException) -> None:
         """Let the caller see `error`, if it still waits."""
         if not self.future.done():
             self.future.set_exception(error)
@@ -53,10 +56,14 @@ class Worker:
         self._limit = queue_limit
         self._largest = batch_limit
         self._metrics = metrics
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
+        self._hand = Hand("engine")
         self._queue: list[_Job] = []
-        self._arrived = asyncio.Event()
-        self._dispatcher: asyncio.Task[None] | None = None
+        self._running: Sequence[_Job] = ()
+        self._turn: asyncio.Handle | None = None
+        self._bodies: dict[object, float] = {}
+        """When each body that is being received began."""
+        self._free = asyncio.Event()
+        self._free.set()
         self._stopping = False
         self._pace = 0.0
         self.predictor: Predictor | None = None
@@ -75,10 +82,7 @@ class Worker:
             predictor = load()
             return predictor, predictor.warm()
 
-        loop = asyncio.get_running_loop()
-        predictor, self._pace = await loop.run_in_executor(self._thread, load_warm)
-        self.predictor = predictor
-        self._dispatcher = asyncio.create_task(self._dispatch(predictor))
+        self.predictor, self._pace = await self._hand.wait_for(load_warm)
         self._metrics.ready.set(1)
 
     async def stop(self) -> None:
@@ -91,10 +95,29 @@ class Worker:
         for job in self._queue:
             job.fail(_stopping())
         self._queue.clear()
-        self._arrived.set()
-        if self._dispatcher:
-            await self._dispatcher
-        await asyncio.to_thread(self._thread.shutdown)
+        try:
+            await self._free.wait()
+        except asyncio.CancelledError:
+            for job in self._running:
+                job.fail(_stopping())
+            raise
+        await self._hand.stop()
+
+    def loaded(self) -> Predictor:
+        """Return the predictor. Raises NotReadyError while it is being loaded."""
+        if self.predictor is None:
+            raise NotReadyError("the model is still being loaded: try again in a second")
+        return self.predictor
+
+    @contextlib.contextmanager
+    def expecting(self) -> Iterator[None]:
+        """Say that a request's body is being received: what comes now may wait for it a little."""
+        body = object()
+        self._bodies[body] = time.perf_counter()
+        try:
+            yield
+        finally:
+            del self._bodies[body]
 
     async def predict(
         self, request: Request, *, timeout_s: float | None = None, mirrored: bool = False
@@ -107,26 +130,26 @@ class Worker:
         """
         began = time.perf_counter()
         predictor = self._ready()
-        with self._metrics.in_flight.track_inprogress():
-            try:
-                async with asyncio.timeout(timeout_s):
-                    question = await _question(predictor, request)
-                    return await self._wait(predictor, question, began, timeout_s, mirrored)
-            except TimeoutError:
-                raise DeadlineError(
-                    "no answer within the deadline: gave up after "
-                    f"{time.perf_counter() - began:.3f} s"
-                ) from None
+        self._metrics.in_flight.inc()
+        try:
+            async with asyncio.timeout(timeout_s):
+                question = await _question(predictor, request)
+                return await self._wait(predictor, question, began, timeout_s, mirrored)
+        except TimeoutError:
+            raise DeadlineError(
+                f"no answer within the deadline: gave up after {time.perf_counter() - began:.3f} s"
+            ) from None
+        finally:
+            self._metrics.in_flight.dec()
 
     def _ready(self) -> Predictor:
         """Return the predictor, if one more request may wait for it now."""
         if self._stopping:
             raise _stopping()
-        if self.predictor is None:
-            raise NotReadyError("the model is still being loaded: try again in a second")
+        predictor = self.loaded()
         if len(self._queue) >= self._limit:
             raise OverloadedError(f"{self._limit} requests wait already: try again in a second")
-        return self.predictor
+        return predictor
 
     async def _wait(
         self,
@@ -143,46 +166,74 @@ class Worker:
         waiting = Waiting(task.length, began, deadline, mirrored)
         job = _Job(task, waiting, asyncio.get_running_loop().create_future())
         self._queue.append(job)
-        self._arrived.set()
+        self._plan_turn()
         try:
             return await job.future
         finally:
             with contextlib.suppress(ValueError):  # it has had its turn
                 self._queue.remove(job)
 
-    async def _dispatch(self, predictor: Predictor) -> None:
-        loop = asyncio.get_running_loop()
-        while not self._stopping:
-            await self._arrived.wait()
-            jobs = self._choose()
-            if not jobs:
-                self._arrived.clear()
-                continue
-            tasks = [job.task for job in jobs]
-            began = time.perf_counter()
-            try:
-                batch = await loop.run_in_executor(self._thread, predictor.read, tasks)
-            except asyncio.CancelledError:
-                for job in jobs:
-                    job.fail(_stopping())
-                raise
-            except Exception as error:  # noqa: BLE001 - a fault of ours: nobody may wait for ever
-                for job in jobs:
-                    job.fail(error)
-                continue
-            self._metrics.batch(tasks, batch.engine_s, batch.search_s)
-            _trace(predictor, jobs, began, batch.engine_s)
-            for job, outcome in zip(jobs, batch.outcomes, strict=True):
-                predictor.settle(job.task, outcome)
-                if outcome.prediction is None:
-                    job.fail(outcome.error or RuntimeError("no answer and no error"))
-                elif not job.future.done():
-                    job.future.set_result(outcome.prediction)
-            self._metrics.prefix_bytes.set(predictor.prefixes.bytes_held)
+    # --- turns ----------------------------------------------------------------------------------
 
-    def _choose(self) -> Sequence[_Job]:
-        """Take the next batch out of the queue."""
+    def _plan_turn(self) -> None:
+        """Choose a batch when the loop has handled what came together with the request."""
+        if isinstance(self._turn, asyncio.TimerHandle):
+            self._turn.cancel()  # the company has come
+            self._turn = None
+        if self._turn is None and self._free.is_set():
+            self._turn = asyncio.get_running_loop().call_soon(self._take_turn)
+
+    def _take_turn(self) -> None:
+        """Hand the next batch over, or wait for the company that is on its way."""
+        self._turn = None
         now = time.perf_counter()
+        until = company_until(
+            [job.waiting for job in self._queue],
+            list(self._bodies.values()),
+            largest=self._largest,
+            pace=self._pace,
+        )
+        if now < until:
+            loop = asyncio.get_running_loop()
+            self._turn = loop.call_later(min(until - now, LOOK_S), self._take_turn)
+            return
+        jobs = self._choose(now)
+        if not jobs:
+            return
+        predictor = self.loaded()
+        tasks = [job.task for job in jobs]
+        began = time.perf_counter()
+
+        def done(batch: Batch | None, error: BaseException | None) -> None:
+            self._running = ()
+            self._free.set()
+            if batch is None:  # a fault of ours: nobody may wait for ever
+                for job in jobs:
+                    job.fail(error or RuntimeError("no answer and no error"))
+            else:
+                self._hand_out(predictor, jobs, batch, began)
+            if self._queue and not self._stopping:
+                self._take_turn()
+
+        self._running = jobs
+        self._free.clear()
+        self._hand.do(lambda: predictor.read(tasks), done)
+
+    def _hand_out(
+        self, predictor: Predictor, jobs: Sequence[_Job], batch: Batch, began: float
+    ) -> None:
+        for job, outcome in zip(jobs, batch.outcomes, strict=True):
+            predictor.settle(job.task, outcome)
+            if outcome.prediction is None:
+                job.fail(outcome.error or RuntimeError("no answer and no error"))
+            elif not job.future.done():
+                job.future.set_result(outcome.prediction)
+        self._metrics.batch([job.task for job in jobs], batch.engine_s, batch.search_s)
+        self._metrics.prefix_bytes.set(predictor.prefixes.bytes_held)
+        _trace(predictor, jobs, began, batch.engine_s)
+
+    def _choose(self, now: float) -> Sequence[_Job]:
+        """Take the next batch out of the queue."""
         choice = choose(
             [job.waiting for job in self._queue], now, largest=self._largest, pace=self._pace
         )

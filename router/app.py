@@ -26,6 +26,7 @@ from backends import content, metadata, protocol, telemetry
 from backends.content import KIB, MIB
 from backends.keyfile import KeyFile
 from backends.protocol import ProtocolError
+from backends.rawroute import RawRoute
 from backends.statistics import Statistics, Tally, totals
 from backends.viewer import add_docs
 from router import openapi
@@ -39,7 +40,6 @@ from router.intake import Bounds, Intake
 from router.limits import Places
 from router.metrics import Metrics
 from router.predictions import Predictions, check_name
-from router.rawroute import RawRoute
 from router.snapshots import Snapshots
 from router.upstream import Upstream
 

@@ -12,7 +12,8 @@ import pytest
 from backend_samples import bank, context, infer_json, untrained
 from starlette.testclient import TestClient
 
-from backends.app import LONG_BODY, ModelServer
+from backends.app import ModelServer
+from backends.bodies import LONG_BODY
 from backends.engine.torch_cpu import TorchEngine
 from backends.errors import BankError
 from backends.idruns import IdRuns
