@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
-from starlette.types import Scope
+from starlette.types import ASGIApp, Scope
 
 from backends import content, idruns, metadata, protocol, telemetry
 from backends.bodies import Bodies, headers_of
@@ -31,6 +31,7 @@ from backends.errors import (
     ScatteredIdsError,
     UnknownModelError,
 )
+from backends.hotpath import HotPath
 from backends.idruns import MAX_RUNS
 from backends.inference import Inference
 from backends.metrics import Metrics
@@ -46,6 +47,8 @@ HTTP_KINDS: Final = {
     413: "body_too_large",
     415: "bad_encoding",
 }
+REFUSED: Final = (BackendError, ProtocolError, HTTPException)
+"""What handlers raise and `ModelServer` answers."""
 MODEL_PATHS: Final = ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
 
 log = structlog.stdlib.get_logger("backends")
@@ -86,12 +89,25 @@ class ModelServer:
             metrics=self._metrics,
             max_context=max_context,
         )
-        self.app = FastAPI(title="turnout model server", openapi_url=None, lifespan=self._lifespan)
-        self.app.add_middleware(telemetry.RequestTelemetry, registry=registry)
-        self.app.add_route("/metrics", telemetry.metrics_endpoint(registry))
+        self.api = FastAPI(title="turnout model server", openapi_url=None, lifespan=self._lifespan)
+        hot = self._add_infer()
+        self.api.add_route("/metrics", telemetry.metrics_endpoint(registry))
         self._add_routes()
-        for error in (BackendError, ProtocolError, HTTPException):
-            self.app.add_exception_handler(error, self._refuse)
+        for error in REFUSED:
+            self.api.add_exception_handler(error, self._refuse)
+        self.app: ASGIApp = telemetry.RequestTelemetry(
+            HotPath(self.api, hot, errors=REFUSED, refuse=self._refuse), registry=registry
+        )
+
+    def _add_infer(self) -> dict[str, tuple[RawRoute, dict[str, str]]]:
+        """Add what nearly all requests ask for; return the path that needs no search."""
+        infer, versioned = (
+            RawRoute(f"{path}/infer", self._inference.infer, methods=["POST"])
+            for path in MODEL_PATHS
+        )
+        self.api.router.routes += [infer, versioned]
+        name = {"name": protocol.MODEL}
+        return {infer.path.format(**name): (infer, name)}
 
     def _add_routes(self) -> None:
         routes: list[tuple[str, str, Callable[..., Awaitable[Response]]]] = [
@@ -102,10 +118,6 @@ class ModelServer:
             ("GET", "/v2/models/stats", self.stats),
             ("POST", "/v2/repository/index", self.index),
         ]
-        for path in MODEL_PATHS:  # first, as routes are looked through in their order
-            self.app.router.routes.append(
-                RawRoute(f"{path}/infer", self._inference.infer, methods=["POST"])
-            )
         for path in MODEL_PATHS:
             routes += [
                 ("GET", path, self.model),
@@ -116,7 +128,7 @@ class ModelServer:
                 ("GET", f"{path}/ids", self.ids),
             ]
         for method, path, endpoint in routes:
-            self.app.add_api_route(path, endpoint, methods=[method], response_model=None)
+            self.api.add_api_route(path, endpoint, methods=[method], response_model=None)
 
     # --- life -----------------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 """What a model server measures beside its HTTP requests. Labels come from closed sets."""
 
+import functools
 from collections.abc import Sequence
 from typing import Final
 
@@ -70,26 +71,32 @@ class Metrics:
             "backend_errors", "Requests refused or failed", ("kind",), registry=registry
         )
         self.ready = Gauge("backend_ready", "1 when the model is loaded", registry=registry)
+        # The children by their labels: `labels` itself costs more than counting.
+        self._waits_of = functools.cache(self.queue_wait.labels)
+        self._engine_of = functools.cache(self._engine.labels)
+        self._batch_size_of = functools.cache(self._batch_size.labels)
+        self._vectors_of = functools.cache(self._vectors.labels)
+        self._prefixes_of = functools.cache(self._prefixes.labels)
 
     def prefix(self, outcome: str, task: Task) -> None:
         """Count what the known prefixes did for a request."""
-        self._prefixes.labels(outcome, length_label(len(task.question.window))).inc()
+        self._prefixes_of(outcome, length_label(len(task.question.window))).inc()
 
     def waited(self, task: Task, seconds: float) -> None:
         """Count a request's wait for its turn."""
-        self.queue_wait.labels(length_label(len(task.question.window))).observe(seconds)
+        self._waits_of(length_label(len(task.question.window))).observe(seconds)
 
     def batch(self, tasks: Sequence[Task], engine_s: float, search_s: float) -> None:
         """Count what the engine read together."""
         label = length_label(max(len(task.question.window) for task in tasks))
-        self._engine.labels(label).observe(engine_s)
+        self._engine_of(label).observe(engine_s)
         self._search.observe(search_s)
-        self._batch_size.labels(label).observe(len(tasks))
+        self._batch_size_of(label).observe(len(tasks))
         self.executions.setdefault(len(tasks), Tally()).add(int(engine_s * SECOND_NS))
         lengths = [task.length for task in tasks]
-        self._vectors.labels("read").inc(sum(lengths))
-        self._vectors.labels("padding").inc(max(lengths) * len(lengths) - sum(lengths))
-        self._vectors.labels("known").inc(sum(task.known.length for task in tasks))
+        self._vectors_of("read").inc(sum(lengths))
+        self._vectors_of("padding").inc(max(lengths) * len(lengths) - sum(lengths))
+        self._vectors_of("known").inc(sum(task.known.length for task in tasks))
 
 
 def length_label(length: int) -> str:

@@ -71,6 +71,7 @@ __all__ = [
     "Request",
     "Shape",
     "Terms",
+    "binary_terms",
     "infer_terms",
     "json_length",
     "parse_infer",
@@ -227,7 +228,11 @@ def read_infer(body: bytes, header_length: str | None, *, max_length: int) -> Re
     if split == 0 and header_length is not None:
         terms = raw_terms(len(body), max_length)
         return _request(_tensor(tail, "the body"), terms)
-    parsed, shape, is_binary = parse_infer(body[:split], len(tail), max_length)
+    head = body[:split]
+    if len(tail) and split <= SHORT_HEAD:
+        terms = _known_binary_terms(head, len(tail), max_length)
+        return _request(_tensor(tail, "inputs[0]"), terms)
+    parsed, shape, is_binary = parse_infer(head, len(tail), max_length)
     context = _tensor(tail, "inputs[0]") if is_binary else read_data(parsed, shape, max_length)
     return _request(context, infer_terms(parsed, shape[1]))
 
@@ -271,6 +276,15 @@ def infer_terms(parsed: Body, length: int) -> Terms:
         binary_outputs=binary,
         timeout_s=_microseconds(parameters.get("timeout"), "parameters.timeout"),
     )
+
+
+def binary_terms(head: bytes, tail: int, max_length: int) -> Terms:
+    """Read what the JSON says that stands before `tail` bytes of tensor. Raises ProtocolError."""
+    parsed, shape, _ = parse_infer(head, tail, max_length)
+    return infer_terms(parsed, shape[1])
+
+
+_known_binary_terms: Final = functools.lru_cache(maxsize=1024)(binary_terms)
 
 
 def _request(context: Floats, terms: Terms) -> Request:

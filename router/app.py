@@ -24,6 +24,7 @@ from starlette.types import ASGIApp
 
 from backends import content, metadata, protocol, telemetry
 from backends.content import KIB, MIB
+from backends.hotpath import HotPath
 from backends.keyfile import KeyFile
 from backends.protocol import ProtocolError
 from backends.rawroute import RawRoute
@@ -35,7 +36,6 @@ from router.errors import RouterError, UnknownModelError, UpstreamError
 from router.feedback import Feedback
 from router.gate import Gate
 from router.gateway import Gateway
-from router.hotpath import HotPath
 from router.intake import Bounds, Intake
 from router.limits import Places
 from router.metrics import Metrics

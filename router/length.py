@@ -82,8 +82,7 @@ def of_binary(head: bytes, tensor: int, *, max_length: int) -> Terms:
 def _read_terms(head: bytes, tensor: int, max_length: int) -> Terms:
     if not head:
         return protocol.raw_terms(tensor, max_length)
-    parsed, shape, _ = protocol.parse_infer(head, tensor, max_length)
-    return protocol.infer_terms(parsed, shape[1])
+    return protocol.binary_terms(head, tensor, max_length)
 
 
 _known_terms: Final = functools.lru_cache(maxsize=1024)(_read_terms)

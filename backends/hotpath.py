@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from router.rawroute import RawRoute
+from backends.rawroute import RawRoute
 
 POST: Final = "POST"
 Refuse = Callable[[Request, Exception], Awaitable[Response]]
