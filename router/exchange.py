@@ -21,7 +21,7 @@ from router.errors import (
     UpstreamTimeoutError,
 )
 from router.fleet import Replica
-from router.transport import Reply, Stream, TransportError
+from router.transport import Content, Reply, TransportError
 
 CLIENT_FAULTS: Final = frozenset({400, 413, 422})
 """What a backend may say about a request. Other 4xx (404, 415, 429) are not the client's fault."""
@@ -69,7 +69,7 @@ async def exchange(
     *,
     limit: Limit,
     headers: Mapping[str, str] | None,
-    body: bytes | Stream | None,
+    body: Content | None,
     shadow: bool,
 ) -> Reply:
     """Send one request and read its answer, all within `limit`.

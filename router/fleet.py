@@ -24,7 +24,7 @@ from router.errors import UpstreamError, UpstreamStatusError, UpstreamTimeoutErr
 from router.limits import RetryBudget
 from router.metrics import FleetMetrics
 from router.replicas import choose
-from router.transport import Reply, Stream, Transport
+from router.transport import Content, Reply, Transport
 
 ARRIVING_SHARE: Final = 0.25
 """Of a replica's connections, what bodies may have that are still arriving."""
@@ -49,7 +49,7 @@ class Replica:
         return f"<Replica {self.number} {self.url}, {self.load} under way, {self.breaker}>"
 
     async def send(
-        self, method: str, path: str, headers: Mapping[str, str], body: bytes | Stream | None
+        self, method: str, path: str, headers: Mapping[str, str], body: Content | None
     ) -> Reply:
         """Send one request, and count it while it is under way. Raises TransportError."""
         self.load += 1

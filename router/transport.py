@@ -1,98 +1,188 @@
-"""HTTP/1.1 to one replica. Everything that is aiohttp's stays in this file.
+"""HTTP/1.1 to one replica: a pool of connections (`router/connection.py`).
 
-Connections are kept and reused, up to a number of them; who comes then waits. A call that is
-cancelled closes its connection, and so does an answer that comes before the request has been sent
-to its end. No redirect is followed, no proxy or cookie is known, nothing is decompressed, and the
-only deadline is the caller's.
+Connections are kept and reused, the last used first, up to a number of them; who comes then waits,
+in turn. A call that is cancelled closes its connection, and so does an answer that comes before the
+request has been sent to its end. No redirect is followed, no proxy or cookie is known, nothing is
+decompressed, and the only deadline is the caller's.
+
+Why this is not a library's: ADR 0011.
 """
 
+import asyncio
 import functools
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-import aiohttp
-from yarl import URL
-
 from router.address import Address
-from router.body import Piece
+from router.connection import Connection, Content, Reply, Stream, TransportError
 
-Stream = Callable[[], AsyncIterator[Piece]]
+__all__ = ["Content", "Reply", "Stream", "Transport", "TransportError"]
+
 IDLE_S: Final = 15.0
 """How long an unused connection is kept: less than servers do."""
-
-
-class TransportError(Exception):
-    """The replica was not reached, or the connection broke."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """A whole answer. The names of `headers` are found in any case."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
+PORTS: Final = {"http": 80, "https": 443}
 
 
 class Transport:
     """The connections to one replica. Made anywhere, used on one event loop."""
 
-    def __init__(self, address: Address, *, connections: int, ca_file: Path | None = None) -> None:
+    def __init__(
+        self,
+        address: Address,
+        *,
+        connections: int,
+        ca_file: Path | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._address = address
-        self._base = URL(address.base, encoded=True)
-        self._connections = connections
         self._ca_file = ca_file
-        self._urls: dict[str, URL] = {}
-        self._session: aiohttp.ClientSession | None = None
+        self._clock = clock
+        self._free = connections
+        self._idle: list[Connection] = []
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._all: set[Connection] = set()
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return (
+            f"<Transport {self._address.base}, {len(self._all)} connections, "
+            f"{len(self._idle)} idle, {len(self._waiting)} waiting>"
+        )
 
     async def send(
-        self, method: str, path: str, headers: Mapping[str, str], body: bytes | Stream | None
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        body: Content | None,
     ) -> Reply:
         """Send one request and read its answer. Raises TransportError.
 
         A stream's length stands in `headers`.
         """
-        session = self._session or self._open()
-        url = self._urls.get(path)
-        if url is None:
-            url = self._urls[path] = URL(self._address.base + path, encoded=True)
-        data = body() if callable(body) else body
+        await self._enter()
         try:
-            async with session.request(
-                method, url, data=data, headers=headers, allow_redirects=False
-            ) as answer:
-                return Reply(answer.status, answer.headers, await answer.read())
-        except (aiohttp.ClientError, OSError) as error:
-            raise TransportError(str(error) or type(error).__name__) from error
+            connection = self._kept() or await self._connect()
+            reply = await connection.ask(_head(self._address, method, path, headers, body), body)
+            if connection.reusable and not self._closed:
+                connection.used_at = self._clock()
+                self._idle.append(connection)
+            else:
+                connection.close()
+            return reply
+        finally:
+            self._leave()
 
     async def close(self) -> None:
         """Close all connections."""
-        if self._session is not None:
-            await self._session.close()
+        self._closed = True
+        for connection in tuple(self._all):
+            connection.close()
+        await asyncio.sleep(0)  # so that the sockets are closed when this returns
 
-    def _open(self) -> aiohttp.ClientSession:
-        """Make the session: the library wants a running loop."""
-        if self._address.socket is not None:
-            connector: aiohttp.BaseConnector = aiohttp.UnixConnector(
-                self._address.socket, limit=self._connections, keepalive_timeout=IDLE_S
-            )
-        else:
-            trust = _trust(self._ca_file) if self._base.scheme == "https" else True
-            connector = aiohttp.TCPConnector(
-                limit=self._connections, keepalive_timeout=IDLE_S, ssl=trust
-            )
-        self._session = aiohttp.ClientSession(
-            connector=connector,
-            trust_env=False,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            skip_auto_headers=("User-Agent", "Accept-Encoding", "Accept", "Content-Type"),
-        )
-        return self._session
+    async def _enter(self) -> None:
+        """Wait for a place, in turn."""
+        if self._closed:
+            raise TransportError("this gateway is closing")
+        if self._free and not self._waiting:
+            self._free -= 1
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await turn
+        except BaseException:
+            if turn.done() and not turn.cancelled():
+                self._leave()  # it was given a place, and does not use it
+            else:
+                self._waiting.remove(turn)
+            raise
+
+    def _leave(self) -> None:
+        """Give the place to who has waited longest."""
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._free += 1
+
+    def _kept(self) -> Connection | None:
+        """Take an idle connection that has not been idle for long."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.reusable and self._clock() - connection.used_at < IDLE_S:
+                return connection
+            connection.close()
+        return None
+
+    async def _connect(self) -> Connection:
+        loop = asyncio.get_running_loop()
+        address = self._address
+        connection = Connection(self._lost)
+        self._all.add(connection)
+        try:
+            if address.socket is not None:
+                await loop.create_unix_connection(lambda: connection, address.socket)
+            else:
+                scheme = address.base.partition(":")[0]
+                secure = _trust(self._ca_file) if scheme == "https" else None
+                await loop.create_connection(
+                    lambda: connection, address.host, address.port or PORTS[scheme], ssl=secure
+                )
+        except BaseException as error:
+            self._all.discard(connection)
+            connection.close()
+            if isinstance(error, OSError):
+                raise TransportError(str(error) or type(error).__name__) from error
+            raise
+        return connection
+
+    def _lost(self, connection: Connection) -> None:
+        self._all.discard(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+
+def _head(
+    address: Address,
+    method: str,
+    path: str,
+    headers: Mapping[str, str],
+    body: Content | None,
+) -> bytes:
+    """Write a request's head. Raises ValueError for a header that would be more than one."""
+    lines = [_first(address, method, path)]
+    lines.extend(f"{name}: {value}" for name, value in headers.items())
+    if body is not None and not callable(body) and "content-length" not in headers:
+        size = len(body) if isinstance(body, bytes) else sum(map(len, body))
+        lines.append(f"content-length: {size}")
+    text = "\r\n".join(lines)
+    breaks = len(lines)  # one of them in the first line's own two
+    if text.count("\n") != breaks or text.count("\r") != breaks:
+        raise ValueError(f"a header of {method} {path} holds a line break")
+    return text.encode("latin-1") + b"\r\n\r\n"
+
+
+@functools.lru_cache(maxsize=256)
+def _first(address: Address, method: str, path: str) -> str:
+    """Write what every request to one path begins with."""
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    named = "localhost" if address.socket is not None else host
+    port = f":{address.port}" if address.port else ""
+    prefix = "" if address.socket is not None else _prefix(address)
+    return f"{method} {prefix}{path} HTTP/1.1\r\nhost: {named}{port}"
+
+
+def _prefix(address: Address) -> str:
+    """Give the path that stands in the address itself."""
+    _, _, rest = address.base.partition("://")
+    _, slash, path = rest.partition("/")
+    return f"{slash}{path}".rstrip("/")
 
 
 @functools.cache

@@ -24,7 +24,6 @@ from typing import Final
 import orjson
 
 from backends import protocol
-from backends.content import KIB
 from backends.idruns import IdRuns
 from backends.protocol import TIMEOUT_HEADER, Floats, Prediction, ProtocolError
 from router.body import Piece, Question
@@ -42,13 +41,11 @@ from router.fleet import Arm, Models, Replica
 from router.metrics import Metrics
 from router.record import Attempt
 from router.retries import Policy, Retried, is_safe, pause
-from router.transport import Reply, Stream
+from router.transport import Content, Reply, Stream
 
 PROBE_S: Final = 2.0
 LIST_S: Final = 10.0
 _MODEL: Final = f"/v2/models/{protocol.MODEL}"
-SHORT: Final = 64 * KIB
-"""Bytes of floats that are sent in one piece with what stands before them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,7 +377,7 @@ class Upstream:
         *,
         limit: Limit,
         headers: Mapping[str, str] | None = None,
-        body: bytes | Stream | None = None,
+        body: Content | None = None,
     ) -> Reply:
         return await exchange(
             arm.name,
@@ -427,11 +424,11 @@ def _prediction(arm: str, reply: Reply) -> Prediction:
         raise UpstreamInvalidError(f"the {arm} backend gave an invalid answer: {error}") from error
 
 
-def _content(question: Question) -> bytes | Stream:
-    """Join what is short and there; stream the rest."""
+def _content(question: Question) -> tuple[Piece, ...] | Stream:
+    """Give all of it where it has arrived, else a stream of it."""
     body = question.body
-    if body.whole and body.size <= SHORT:
-        return b"".join((question.head, *body.pieces()))
+    if body.whole:
+        return (question.head, *body.pieces())
     return lambda: _pieces(question)
 
 
