@@ -8,8 +8,9 @@ other standard variables hold, the sampler's among them.
 **Spans.** A server's span (`serving`) is a child of the `traceparent` that the request carries. A
 call to another server (`calling`) is a child of what its task does, and hands its own `traceparent`
 on. What a batch did is told afterwards to each of its requests (`record`), from times that were
-taken anyway. Probes and scrapes get no span: they come every second and say nothing. Names and
-attributes are those of OpenTelemetry's semantic conventions for HTTP, and `turnout.*` beside them.
+taken anyway. Probes and scrapes get no span: they come every second and say nothing; nor does a
+call that a server makes by itself, for no request. Names and attributes are those of
+OpenTelemetry's semantic conventions for HTTP, and `turnout.*` beside them.
 
 **The tracer is this module's own** and not the global one, to which FastAPI would add a second span
 for every request.
@@ -240,7 +241,7 @@ def calling(
     Keyword names are attributes of ours: `arm` becomes `turnout.arm`.
     """
     tracer = _process.tracer
-    if tracer is None or path.startswith(PROBES):
+    if tracer is None or path.startswith(PROBES) or not _inside():
         yield NOTHING
         return
     named: dict[str, str | bool | int] = {
@@ -258,6 +259,11 @@ def calling(
         except Exception as error:
             span.set_attribute("error.type", type(error).__name__)
             raise
+
+
+def _inside() -> bool:
+    """Whether this task does something for a traced request: what it does by itself tells none."""
+    return trace.get_current_span().get_span_context().is_valid
 
 
 def current() -> Context | None:

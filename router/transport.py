@@ -98,7 +98,7 @@ class Transport:
         except BaseException:
             if turn.done() and not turn.cancelled():
                 self._leave()  # it was given a place, and does not use it
-            else:
+            elif turn in self._waiting:  # `_leave` may have passed it over already
                 self._waiting.remove(turn)
             raise
 

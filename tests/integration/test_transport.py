@@ -253,7 +253,8 @@ async def test_who_is_cancelled_closes_its_connection_and_gives_its_place_back()
         await until(lambda: server.open == 2, "both places are taken")
         for task in (*hanging, *waiting):
             task.cancel()
-        await asyncio.gather(*hanging, *waiting, return_exceptions=True)
+        ended = await asyncio.gather(*hanging, *waiting, return_exceptions=True)
+        assert [type(end) for end in ended] == [asyncio.CancelledError] * 5
         await until(lambda: not server.open, "the connections end")
         assert [(await post(transport)).body for _ in range(5)] == [b"ok"] * 5
         assert repr(transport).endswith("1 connections, 1 idle, 0 waiting>")

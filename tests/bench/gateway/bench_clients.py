@@ -1,4 +1,4 @@
-"""Which HTTP client a gateway should reach its backends with: three of them, measured alike.
+"""Which HTTP client a gateway should reach its backends with: three libraries' and our own.
 
 `make bench-clients`. Each runs in processes of its own, on one core, against a backend on another;
 in turns.
@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench_figures import Figure, Section
-from bench_process import BenchError
+from bench_process import ROOT, BenchError
 from bench_report import add_options, machine, report
 from bench_start import GATEWAY_CORE, HERE, OTHERS, Backend, pinned
 from bench_statistics import median, rounds
 
-NAMES: Final = ("pyreqwest", "aiohttp", "httpx2")
+OURS: Final = "turnout"
+NAMES: Final = ("pyreqwest", "aiohttp", "httpx2", OURS)
 UNITS: Final = {
     "30 KB, 16 connections": "/s",
     "CPU of one of those": "us",
@@ -80,13 +81,14 @@ class Clients:
         return Section(2, "What they can do, and 30 workers cancelling at random", (), tuple(notes))
 
     def _ask(self, name: str, what: str, *options: str) -> dict[str, Any]:
+        python = sys.executable if name == OURS else str(self.python)
         command = pinned(
             GATEWAY_CORE,
-            (str(self.python), "-P", str(HERE / "bench_client_child.py"), name, what, *options),
+            (python, "-P", str(HERE / "bench_client_child.py"), name, what, *options),
         )
         done = subprocess.run(
             command,
-            env={"PYTHONPATH": str(HERE), "PATH": "/usr/bin:/bin"},
+            env={"PYTHONPATH": f"{HERE}:{ROOT}", "PATH": "/usr/bin:/bin"},
             capture_output=True,
             text=True,
             timeout=LIMIT_S,

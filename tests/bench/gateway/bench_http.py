@@ -1,4 +1,4 @@
-"""Three HTTP clients behind one face, each set as a gateway would set it.
+"""Three libraries' HTTP clients and our own behind one face, each set as a gateway would set it.
 
 No redirects, no proxy of the environment, no decompression, no timeout of its own (a caller's
 `asyncio.timeout` cancels), a pool of a given size, one certificate authority to trust. A client is
@@ -147,8 +147,33 @@ class Httpx2(Client):
         await self._client.aclose()
 
 
+class Turnout(Client):
+    """`router/transport.py`, whose answers are read whole."""
+
+    def __init__(
+        self, base: str, *, connections: int, unix: str | None = None, ca: Path | None = None
+    ) -> None:
+        from router.address import read_address  # noqa: PLC0415
+        from router.transport import Transport  # noqa: PLC0415
+
+        address = read_address(f"unix:{unix}" if unix else base)
+        self._transport = Transport(address, connections=connections, ca_file=ca)
+
+    async def post(self, path: str, body: Body, headers: Headers) -> tuple[int, bytes]:
+        content = body if isinstance(body, bytes) else lambda: body
+        answer = await self._transport.send("POST", path, headers, content)
+        return answer.status, answer.body
+
+    def parts(self, path: str) -> AsyncIterator[bytes]:
+        raise NotImplementedError(f"{path} is read whole")
+
+    async def close(self) -> None:
+        await self._transport.close()
+
+
 CLIENTS: Final[dict[str, type[Client]]] = {
     "pyreqwest": Pyreqwest,
     "aiohttp": Aiohttp,
     "httpx2": Httpx2,
+    "turnout": Turnout,
 }
