@@ -20,6 +20,7 @@ from rollout.forecast import forecast
 from rollout.history import History
 from rollout.judge import Judgement, Seen, judge, unreadable
 from rollout.machine import Command, Detail, IllegalTransition, Record, begin, event_of, step
+from rollout.minutes import Horizon
 from rollout.orders import Order, Refused, Result, Status, Verb, describe
 from rollout.plan import Plan
 from rollout.snapshot import Tier
@@ -35,7 +36,7 @@ from rollout.store.port import (
     Store,
     Stored,
 )
-from rollout.tally import CountsError, StageTally, read, summarise
+from rollout.tally import CountsError, StageTally, summarise
 from rollout.tick import Act, Facts, Move, Stay, barred, models, tick
 from rollout.tiers import merge_tiers, table_changes
 from rollout.transition import (
@@ -374,18 +375,23 @@ class Controller:
         """Judge the stage that `record` is in, or was left in, on all that its epoch has shown."""
         visits = [one for one in record.visits if one.evidence_epoch == record.evidence_epoch]
         names = [one.stage for one in visits]
-        seen = await self._store.observations(record.id, record.evidence_epoch, names)
+        horizon = Horizon(
+            now,
+            watermark_s=record.plan.watermark_s,
+            label_window_s=record.plan.label_window_s,
+            wait_for_labels=record.plan.labels == "closed",
+        )
+        seen = await self._store.observations(
+            record.id, record.evidence_epoch, names, horizon=horizon
+        )
         by_name = {stage.name: stage for stage in record.plan.stages}
         try:
-            shown = [
-                Seen(by_name[name], counts, counts)
-                for name in names
-                for counts in [read(seen.counts[name])]
-            ]
+            found = {name: seen.stage(name) for name in names}
         except CountsError as error:
             return None, Judgement.of(unreadable(str(error)))
         elapsed_s = (visits[-1].left_at or now) - visits[-1].entered_at
-        figures = summarise(record.stage, shown[-1].counts)
+        figures = summarise(record.stage, found[record.stage.name].total)
+        shown = [Seen(by_name[name], one.counts, one.labels) for name, one in found.items()]
         return figures, judge(record.plan, shown, elapsed_s)
 
     async def _found(self, stored: Stored, rollout: str) -> Record:

@@ -1,9 +1,10 @@
 """Copies of requests for the arm that does not answer, off the answer's path.
 
-A mirror starts beside the request that it copies and shares nothing with it but the memory of the
-context: it has its own connections, its own deadline, and a budget of places and bytes. Where the
-budget is spent the copy is dropped, with its reason, rather than queued: a copy that waits grows
-stale and keeps its context alive. When both arms are done, the pair is compared and reported.
+A mirror goes out after the request that it copies, never before, and shares nothing with it but the
+memory of the context: it has its own connections, its own deadline, and a budget of places and
+bytes. Where the budget is spent the copy is dropped, with its reason, rather than queued: a copy
+that waits grows stale and keeps its context alive. When both arms are done, the pair is compared
+and reported.
 
 The gateway settles every copy with what the client got; nothing flows the other way. A copy comes
 to its end when it is settled and its attempt is over, however either ended: an attempt that broke
@@ -20,6 +21,7 @@ import structlog
 
 from rollout.snapshot import Live, Role
 from router.body import Question
+from router.errors import ClientLeftError
 from router.limits import Budget
 from router.metrics import Metrics
 from router.observe import Observer
@@ -86,18 +88,25 @@ class Mirror:
             return None
         settled = asyncio.get_running_loop().create_future()
         copy = Copy(question, admission, live, assigned, arm, settled)
-        task = asyncio.create_task(
-            self._upstream.attempt(
-                arm,
-                question,
-                patience=Patience(most_s=self._timeout_s),
-                request_id=admission.request_id,
-            )
-        )
+        task = asyncio.create_task(self._attempt(copy))
         self._tasks.add(task)
         for side in (task, settled):
             side.add_done_callback(partial(self._meet, copy, task))
         return copy
+
+    async def _attempt(self, copy: Copy) -> Attempt:
+        """Ask the mirror's arm, after the primary: when its request has gone out as far as it can.
+
+        The body has all come by then: a mirror never waits with a backend for a slow client.
+        """
+        await asyncio.sleep(0)
+        await copy.question.body.filled()
+        return await self._upstream.attempt(
+            copy.arm,
+            copy.question,
+            patience=Patience(most_s=self._timeout_s),
+            request_id=copy.admission.request_id,
+        )
 
     async def drain(self) -> None:
         """Wait a bounded time for the copies under way, then give the rest up."""
@@ -158,7 +167,10 @@ def _attempt_of(task: "asyncio.Task[Attempt]") -> Attempt | None:
     """Return what a copy's attempt came to; None when it was given up or broke."""
     if task.cancelled():
         return None
-    if error := task.exception():
+    error = task.exception()
+    if isinstance(error, ClientLeftError):
+        return None
+    if error:
         log.error("mirror failed", exc_info=error)
         return None
     return task.result()

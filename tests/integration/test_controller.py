@@ -104,6 +104,22 @@ async def test_a_closed_gate_refuses_with_the_verdict_and_changes_nothing(world:
     assert await world.position() == (1, 1)
 
 
+async def test_the_newest_minutes_are_shown_but_not_judged_yet(world: World) -> None:
+    started = await world.controller.start(QUICK, ORDER)
+    world.now = 29_000_000 * 60.0 + 1
+    cell = Cell(started.rollout, 1, "shadow-5", 29_000_000, "101-200")
+    world.store.flush(Batch("b", 1, {cell: {Counter.assigned("incumbent"): 12}}))
+    read = []
+    for seconds in (0, 118, 2):
+        world.now += seconds
+        status = await world.controller.status()
+        assert status.tally is not None
+        assert status.tally.requests == 12
+        assert status.verdict is not None
+        read += [check.kind for check in status.verdict.checks if check.name == "minimum requests"]
+    assert read == ["INCONCLUSIVE", "INCONCLUSIVE", "PASS"]
+
+
 async def test_a_stale_version_is_refused_before_anything_else(world: World) -> None:
     await world.controller.start(QUICK, ORDER)
     for command in (world.controller.advance, world.controller.pause, world.controller.abort):

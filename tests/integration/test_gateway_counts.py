@@ -2,10 +2,12 @@
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
-from gateway_rig import counts, counts_with, gateway, publish, snapshot
+from gateway_rig import context, counts, counts_with, gateway, publish, snapshot, until
 
+from backends.protocol import Request, write_request
 from rollout.feed import Feed
 from rollout.minutes import Horizon
 from rollout.snapshot import DEFAULT_TIERS, Mark
@@ -105,3 +107,49 @@ async def test_a_judge_reads_a_request_once_its_minute_and_its_label_window_are_
         read.append((counted.get("assigned.candidate", 0), labelled.get("labels.candidate", 0)))
     assert read == [(0, 0), (1, 0), (1, 1)]
     await store.close()
+
+
+async def test_a_mirror_goes_out_after_the_primary_and_waits_for_no_slow_client(
+    tmp_path: Path, valkey_url: str
+) -> None:
+    await publish(valkey_url, snapshot(1, mode="shadow", weight=100))
+    message = write_request(Request(context(300)))
+    async with gateway(tmp_path, redis_url=valkey_url, tiers=DEFAULT_TIERS) as rig:
+
+        async def slowly() -> AsyncIterator[bytes]:
+            yield message.body[:200_000]
+            await until(lambda: rig.phase1.seen, "the primary is under way")
+            await asyncio.sleep(0.05)
+            assert rig.phase2.seen == []
+            yield message.body[200_000:]
+
+        headers = {**message.headers, "content-length": str(len(message.body))}
+        response = await rig.client.post(
+            "/v2/models/lvm/infer", content=slowly(), headers=headers, timeout=10
+        )
+        assert response.status_code == 200
+        found = await counts_with(valkey_url, mirror_compared=1)
+        assert (found["mirror.intended"], len(rig.phase2.seen)) == (1, 1)
+
+
+async def test_a_client_that_leaves_before_its_body_is_there_leaves_no_mirror_behind(
+    tmp_path: Path, valkey_url: str
+) -> None:
+    await publish(valkey_url, snapshot(1, mode="shadow", weight=100))
+    message = write_request(Request(context(300)))
+    async with gateway(tmp_path, redis_url=valkey_url, tiers=DEFAULT_TIERS) as rig:
+        url = rig.client.base_url
+        lines = [f"{name}: {value}" for name, value in message.headers.items()]
+        head = [
+            "POST /v2/models/lvm/infer HTTP/1.1",
+            "host: x",
+            f"content-length: {len(message.body)}",
+            *lines,
+        ]
+        _, writer = await asyncio.open_connection(url.host, url.port)
+        writer.write("\r\n".join([*head, "", ""]).encode() + message.body[:200_000])
+        await until(lambda: rig.phase1.seen, "the primary is under way")
+        writer.transport.abort()
+        await rig.until_metric(1, "gateway_mirrors_total", outcome="abandoned")
+        assert rig.phase2.seen == []
+        assert await rig.metric("gateway_mirrors_in_flight") == 0

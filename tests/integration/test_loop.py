@@ -27,6 +27,7 @@ ORDER = Order(actor="ann", reason="a test")
 QUICK = DEFAULT_PLAN.model_copy(
     update={
         "on_pass": "advance",
+        "watermark_s": 0.0,
         "stages": tuple(
             stage.model_copy(update={"min_duration_s": 0.0, "min_requests": 1, "min_pairs": 0})
             for stage in DEFAULT_PLAN.stages
