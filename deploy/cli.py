@@ -25,6 +25,7 @@ from deploy.board import Board
 from deploy.children import Child, StartError
 from deploy.keys import app as key_commands
 from rollout.cli import app as rollout_commands
+from rollout.simulate.cli import simulate
 from rollout.snapshot import Tier
 
 FAILED: Final = 1
@@ -47,6 +48,7 @@ app.add_typer(corpus_commands, name="corpus")
 app.add_typer(key_commands, name="key")
 app.command("train")(train)
 app.command("evaluate")(evaluate)
+app.command("simulate")(simulate)
 app.command("predict")(predict)
 app.command("feedback")(feedback)
 
