@@ -5,6 +5,7 @@ stay what the transport gave, and are put together once. `whole` waits for the l
 application that can do nothing with a part asks for it in the scope's state (`WHOLE`).
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 WHOLE: Final = "whole"
 """In a scope's state: `Exchange.whole`, where the body's length is known from the head."""
+EXCHANGE: Final = "exchange"
+"""In a scope's state: the `Exchange` itself."""
 UNREAD: Final = 1 << 18
 """Bytes that may wait for an application that reads piece by piece."""
 
@@ -26,6 +29,22 @@ class Exchange(RequestResponseCycle):
         self._pieces: list[bytes] = []
         self._unread = 0
         self._whole = False
+        self._when_left: Callable[[], None] | None = None
+
+    def when_left(self, call: Callable[[], None] | None) -> None:
+        """Call back when the client leaves before its answer; None: no more.
+
+        Whoever has the whole body need not wait in `receive` to learn of it.
+        """
+        self._when_left = call
+        if call is not None and self.disconnected:
+            self.leave()
+
+    def leave(self) -> None:
+        """Say that the client has left."""
+        call, self._when_left = self._when_left, None
+        if call is not None and not self.response_complete:
+            call()
 
     def feed(self, piece: bytes) -> None:
         """Take a piece; let the client wait when the application does not keep up."""

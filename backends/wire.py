@@ -34,7 +34,7 @@ import orjson
 from prometheus_client import CollectorRegistry, Counter, Gauge
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from backends.exchange import WHOLE, Exchange
+from backends.exchange import EXCHANGE, WHOLE, Exchange
 from backends.framing import HTTP_1_0, Fault, fault_of
 
 MIB: Final = 1024 * 1024
@@ -221,6 +221,8 @@ class Connection(HttpToolsProtocol):
         self.guard.discard(self)
         self._give()
         super().connection_lost(exc)
+        if isinstance(self.cycle, Exchange):
+            self.cycle.leave()
 
     def part(self) -> None:
         """Close; while the client still sends, go on reading for a while and throw it away."""
@@ -392,6 +394,7 @@ class Connection(HttpToolsProtocol):
         )
         state = self.scope["state"]
         state[ARRIVED] = self._since
+        state[EXCHANGE] = cycle
         if self._left:
             state[WHOLE] = cycle.whole
         return cycle

@@ -22,6 +22,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 from backends.protocol import Prediction
@@ -136,7 +137,16 @@ class Gateway:
         outcome = Outcome(
             admission, snapshot.position, decision, settled.assigned, settled.answered
         )
-        self._record(question, outcome, copied=copy is not None)
+        # After the answer, which is written without a turn of the loop in between.
+        asyncio.get_running_loop().call_soon(
+            partial(
+                self._record,
+                question,
+                outcome,
+                seconds=self._clock() - admission.started,
+                copied=copy is not None,
+            )
+        )
         if settled.answered.prediction is None:
             return outcome
         trimmed = _trim(settled.answered.prediction, question.terms.top_k)
@@ -218,9 +228,10 @@ class Gateway:
         )
         return Settled(first, second)
 
-    def _record(self, question: Question, outcome: Outcome, *, copied: bool) -> None:
+    def _record(
+        self, question: Question, outcome: Outcome, *, seconds: float, copied: bool
+    ) -> None:
         admission, decision = outcome.admission, outcome.decision
-        seconds = self._clock() - admission.started
         self._metrics.requests.labels(
             outcome.arm, decision.reason, status_class(outcome.status)
         ).inc()
@@ -229,6 +240,7 @@ class Gateway:
             question,
             admission,
             decision,
+            seconds=seconds,
             failure=failure_of(outcome.assigned, outcome.answered),
             fell_back=outcome.answered.arm != decision.arm and outcome.arm != NOBODY,
             mirrored=decision.mirror is not None,
@@ -243,7 +255,13 @@ class Gateway:
         self._metrics.requests.labels(NOBODY, decision.reason, LEFT).inc()
         failure = tried[0].failure if tried else None
         self._observe(
-            question, admission, decision, failure=failure, fell_back=False, mirrored=False
+            question,
+            admission,
+            decision,
+            seconds=self._clock() - admission.started,
+            failure=failure,
+            fell_back=False,
+            mirrored=False,
         )
 
     def _observe(
@@ -252,6 +270,7 @@ class Gateway:
         admission: Admission,
         decision: Decision,
         *,
+        seconds: float,
         failure: FailureKind | None,
         fell_back: bool,
         mirrored: bool,
@@ -270,7 +289,7 @@ class Gateway:
                 failure=failure,
                 fell_back=fell_back,
                 mirrored=mirrored,
-                seconds=self._clock() - admission.started,
+                seconds=seconds,
                 key=question.terms.key,
             )
         )

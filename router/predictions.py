@@ -18,6 +18,7 @@ import orjson
 from starlette.types import Receive, Scope, Send
 
 from backends import protocol
+from backends.exchange import EXCHANGE, Exchange
 from backends.protocol import TIMEOUT_HEADER, Prediction, read_timeout
 from backends.statistics import Statistics
 from router.access import ARM_HEADER
@@ -119,6 +120,7 @@ class Predictions:
         limits = [limit for limit in (timeout_s, question.terms.timeout_s) if limit is not None]
         with self._place(question.body):
             outcome = await while_waiting(
+                scope,
                 receive,
                 question.body,
                 self._gateway.predict(
@@ -179,7 +181,9 @@ class Predictions:
 # --- while the client waits -----------------------------------------------------------------------
 
 
-async def while_waiting(receive: Receive, body: Body, work: Coroutine[Any, Any, T]) -> T:
+async def while_waiting(
+    scope: Scope, receive: Receive, body: Body, work: Coroutine[Any, Any, T]
+) -> T:
     """Do `work` as long as the client waits for it, and feed `body` with what it sends meanwhile.
 
     Raises ClientLeftError, when the work has been cancelled and has ended, and what `work` raises.
@@ -187,17 +191,15 @@ async def while_waiting(receive: Receive, body: Body, work: Coroutine[Any, Any, 
     working = asyncio.current_task()
     left = False
 
-    async def watch() -> None:
+    def leave() -> None:
         nonlocal left
-        while (message := await receive())["type"] != "http.disconnect":
-            if piece := message.get("body"):
-                body.feed(piece)
         left = True
         body.cut()
         if working is not None:
             working.cancel()
 
-    watching = asyncio.create_task(watch())
+    exchange = scope["state"].get(EXCHANGE) if body.whole else None
+    stop = _told(exchange, leave) if exchange else _watched(receive, body, leave)
     try:
         return await work
     except asyncio.CancelledError:
@@ -205,7 +207,30 @@ async def while_waiting(receive: Receive, body: Body, work: Coroutine[Any, Any, 
             raise
         raise ClientLeftError("the client left before its answer") from None
     finally:
+        stop()
+
+
+def _told(exchange: Exchange, leave: Callable[[], None]) -> Callable[[], None]:
+    """Let the connection tell that the client left: all of the body is there."""
+    exchange.when_left(leave)
+    return lambda: exchange.when_left(None)
+
+
+def _watched(receive: Receive, body: Body, leave: Callable[[], None]) -> Callable[[], None]:
+    """Read on in a task, until the client leaves."""
+
+    async def watch() -> None:
+        while (message := await receive())["type"] != "http.disconnect":
+            if piece := message.get("body"):
+                body.feed(piece)
+        leave()
+
+    watching = asyncio.create_task(watch())
+
+    def stop() -> None:
         watching.cancel()
+
+    return stop
 
 
 def _admit(scope: Scope) -> Admission:
