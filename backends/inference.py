@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 
 from starlette.types import Receive, Scope, Send
 
-from backends import content, protocol
+from backends import answer, content, protocol
 from backends.bodies import Bodies, Headers, headers_of, text_of
 from backends.errors import BackendError, ClientLeftError
 from backends.metrics import Metrics
@@ -84,7 +84,7 @@ class Inference:
             ),
         )
         written = time.perf_counter_ns()
-        message = protocol.write_answer(prediction, question)
+        message = answer.write_answer(prediction, question)
         self._statistics.writing.add(time.perf_counter_ns() - written)
         return message
 

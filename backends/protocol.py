@@ -31,7 +31,6 @@ from backends.jsonbody import (
     as_python,
     check_finite,
     kind_of,
-    parse_object,
     read_flag,
     read_mapping,
     read_text,
@@ -72,13 +71,13 @@ __all__ = [
     "Shape",
     "Terms",
     "binary_terms",
+    "framed",
     "infer_terms",
     "json_length",
     "parse_infer",
     "parse_predict",
     "predict_terms",
     "raw_terms",
-    "read_answer",
     "read_data",
     "read_data_stepwise",
     "read_infer",
@@ -86,7 +85,6 @@ __all__ = [
     "read_predict",
     "read_timeout",
     "version_of",
-    "write_answer",
     "write_error",
     "write_head",
     "write_request",
@@ -96,8 +94,6 @@ MODEL: Final = "lvm"
 KEPT_NEIGHBORS: Final = 10
 """Every answer is judged by its first ten neighbours (Hit@1/5/10), whatever `top_k` was."""
 MAX_TOP_K: Final = 1000
-MAX_IDENTITY: Final = 128
-"""Characters of a checkpoint's or a bank's identity; a sha256 has 64."""
 VECTOR_BYTES: Final = DIMENSION * 4
 SHORT_HEAD: Final = 2048
 """Bytes of JSON in front of tensors that are remembered with what they say."""
@@ -224,17 +220,12 @@ def read_infer(body: bytes, header_length: str | None, *, max_length: int) -> Re
     Raises ProtocolError: 400 for what is malformed, 413 for more than `max_length` vectors.
     """
     split = json_length(header_length, len(body))
-    tail = memoryview(body)[split:]
-    if split == 0 and header_length is not None:
-        terms = raw_terms(len(body), max_length)
-        return _request(_tensor(tail, "the body"), terms)
-    head = body[:split]
-    if len(tail) and split <= SHORT_HEAD:
-        terms = _known_binary_terms(head, len(tail), max_length)
-        return _request(_tensor(tail, "inputs[0]"), terms)
-    parsed, shape, is_binary = parse_infer(head, len(tail), max_length)
-    context = _tensor(tail, "inputs[0]") if is_binary else read_data(parsed, shape, max_length)
-    return _request(context, infer_terms(parsed, shape[1]))
+    head, tail = body[:split], memoryview(body)[split:]
+    if len(tail) or (header_length is not None and not head):
+        terms = binary_terms(head, len(tail), max_length)
+        return _request(_tensor(tail, "inputs[0]" if head else "the body"), terms)
+    parsed, shape, _ = parse_infer(head, 0, max_length)
+    return _request(read_data(parsed, shape, max_length), infer_terms(parsed, shape[1]))
 
 
 def raw_terms(bytes_: int, max_length: int) -> Terms:
@@ -279,12 +270,23 @@ def infer_terms(parsed: Body, length: int) -> Terms:
 
 
 def binary_terms(head: bytes, tail: int, max_length: int) -> Terms:
-    """Read what the JSON says that stands before `tail` bytes of tensor. Raises ProtocolError."""
+    """Read what the JSON in front of `tail` bytes of tensor says; without any, their number does.
+
+    Clients write the same JSON in front of every context of one length, but for ids of their own,
+    so what it says is remembered. Raises ProtocolError, as `read_infer` does.
+    """
+    read = _known_terms if len(head) <= SHORT_HEAD else _binary_terms
+    return read(head, tail, max_length)
+
+
+def _binary_terms(head: bytes, tail: int, max_length: int) -> Terms:
+    if not head:
+        return raw_terms(tail, max_length)
     parsed, shape, _ = parse_infer(head, tail, max_length)
     return infer_terms(parsed, shape[1])
 
 
-_known_binary_terms: Final = functools.lru_cache(maxsize=1024)(binary_terms)
+_known_terms: Final = functools.lru_cache(maxsize=1024)(_binary_terms)
 
 
 def _request(context: Floats, terms: Terms) -> Request:
@@ -327,37 +329,6 @@ def read_timeout(text: str | None) -> float | None:
     return milliseconds / 1000
 
 
-def read_answer(body: bytes, header_length: str | None) -> Prediction:
-    """Read a backend's infer answer, JSON or binary, as `write_answer` makes it.
-
-    Raises ProtocolError when the answer is not one: a wrong shape, no such output, not finite, an
-    identity that no header can carry.
-    """
-    split = json_length(header_length, len(body))
-    text = body[:split]
-    head = _known_head(text) if len(text) <= SHORT_HEAD else _read_head(text)
-    found = _read_outputs(head.outputs, memoryview(body)[split:])
-    missing = [name for name in OUTPUTS if name not in found]
-    if missing:
-        raise ProtocolError(f"the answer lacks {', '.join(missing)}")
-    vector, ids, scores = (found[name] for name in OUTPUTS)
-    if vector.shape != (DIMENSION,) or not np.isfinite(vector).all():
-        raise ProtocolError(f"the answer's PREDICTION is not {DIMENSION} finite numbers")
-    if ids.shape != scores.shape:
-        raise ProtocolError(f"the answer names {ids.size} neighbours but scores {scores.size}")
-    if not np.isfinite(scores).all():
-        raise ProtocolError("the answer's NEIGHBOR_SCORES are not all finite")
-    return Prediction(
-        vector=vector,
-        ids=ids,
-        scores=scores,
-        length=head.length,
-        window=head.window,
-        checkpoint=head.checkpoint,
-        bank=head.bank,
-    )
-
-
 # --- writing ------------------------------------------------------------------------------------
 
 
@@ -372,7 +343,7 @@ class Message:
 def write_request(request: Request) -> Message:
     """Write a request in the binary form, all outputs binary."""
     tensor = np.ascontiguousarray(request.context, dtype="<f4").tobytes()
-    return _framed(write_head(request), [tensor])
+    return framed(write_head(request), [tensor])
 
 
 def write_head(request: Request | Terms) -> bytes:
@@ -399,59 +370,13 @@ def write_head(request: Request | Terms) -> bytes:
     return head + b" " * (-len(head) % 4)  # aligned: the tensor is read without a copy
 
 
-def write_answer(
-    prediction: Prediction, request: Request | Terms, *, extra: Mapping[str, Any] | None = None
-) -> Message:
-    """Write an infer answer with the outputs that `request` wants, each in the form it wants.
-
-    `extra` is added to the answer's parameters (the gateway says which arm answered).
-    """
-    arrays = {
-        "PREDICTION": np.ascontiguousarray(prediction.vector, dtype="<f4"),
-        "NEIGHBOR_IDS": np.ascontiguousarray(prediction.ids, dtype="<i8"),
-        "NEIGHBOR_SCORES": np.ascontiguousarray(prediction.scores, dtype="<f4"),
-    }
-    outputs: list[dict[str, Any]] = []
-    tensors: list[bytes] = []
-    for name in request.outputs:
-        array = arrays[name]
-        output: dict[str, Any] = {
-            "name": name,
-            "shape": [1, array.size],
-            "datatype": DATATYPES[name],
-        }
-        if name in request.binary_outputs:
-            tensors.append(array.tobytes())
-            output["parameters"] = {"binary_data_size": array.nbytes}
-        else:
-            output["data"] = array
-        outputs.append(output)
-    head = orjson.dumps(
-        {
-            "model_name": MODEL,
-            "model_version": version_of(prediction.checkpoint),
-            **({"id": request.id} if request.id is not None else {}),
-            "parameters": {
-                "length": prediction.length,
-                "window": prediction.window,
-                "truncated": prediction.truncated,
-                "checkpoint": prediction.checkpoint,
-                "bank": prediction.bank,
-                **(extra or {}),
-            },
-            "outputs": outputs,
-        },
-        option=orjson.OPT_SERIALIZE_NUMPY,
-    )
-    return _framed(head, tensors)
-
-
 def write_error(message: str) -> bytes:
     """Write the protocol's error body: `{"error": "<string>"}`, always as application/json."""
     return orjson.dumps({"error": message})
 
 
-def _framed(head: bytes, tensors: list[bytes]) -> Message:
+def framed(head: bytes, tensors: list[bytes]) -> Message:
+    """Put tensors behind the JSON that describes them; without any, the JSON is all."""
     if not tensors:
         return Message(head, {"content-type": "application/json"})
     return Message(
@@ -463,115 +388,6 @@ def _framed(head: bytes, tensors: list[bytes]) -> Message:
 def version_of(checkpoint: str) -> str:
     """Name the version of the model that a checkpoint's sha256 is."""
     return checkpoint[:12]
-
-
-# --- the parts of an answer ---------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Output:
-    """One output as the answer's JSON announces it: `size` bytes of tensor, or numbers."""
-
-    name: str
-    dtype: np.dtype[Any]
-    size: int | None
-    numbers: object = None
-
-
-@dataclass(frozen=True, slots=True)
-class _AnswerHead:
-    """What the JSON of an answer says."""
-
-    outputs: tuple[_Output, ...]
-    length: int
-    window: int
-    checkpoint: str
-    bank: str
-
-
-def _read_head(text: bytes) -> _AnswerHead:
-    """Read the JSON of an answer. Raises ProtocolError."""
-    document = parse_object(text)
-    refuse_repeated(document, "the answer")
-    outputs = document.get("outputs")
-    facts = read_mapping(document.get("parameters"), "parameters")
-    return _AnswerHead(
-        outputs=tuple(map(_read_output, outputs if isinstance(outputs, simdjson.Array) else ())),
-        length=_count(facts, "length"),
-        window=_count(facts, "window"),
-        checkpoint=_identity(facts, "checkpoint"),
-        bank=_identity(facts, "bank"),
-    )
-
-
-_known_head: Final = functools.lru_cache(maxsize=1024)(_read_head)
-"""The JSON in front of a model's tensors says the same for every context of one length."""
-
-
-def _read_output(raw: object) -> _Output:
-    output = read_mapping(raw, "outputs[]")
-    name, datatype = output.get("name"), output.get("datatype")
-    if not isinstance(name, str) or name not in DATATYPES or datatype != DATATYPES[name]:
-        raise ProtocolError(f"the answer holds an output {shown(name)} of type {shown(datatype)}")
-    dtype = np.dtype("<i8" if datatype == "INT64" else "<f4")
-    size = read_mapping(output.get("parameters"), "outputs[].parameters").get("binary_data_size")
-    if size is None:
-        return _Output(name, dtype, None, output.get("data"))
-    whole = isinstance(size, int) and not isinstance(size, bool)
-    if not whole or size < 0 or size % dtype.itemsize:
-        raise _not_following(name, size)
-    return _Output(name, dtype, size)
-
-
-def _read_outputs(outputs: tuple[_Output, ...], tail: memoryview) -> dict[str, NDArray[Any]]:
-    """Read the outputs' arrays by name; those in binary follow each other in `tail`."""
-    found: dict[str, NDArray[Any]] = {}
-    offset = 0
-    for output in outputs:
-        name, size = output.name, output.size
-        if size is None:
-            found[name] = _read_numbers(output.numbers, output.dtype, name)
-            continue
-        if size > len(tail) - offset:
-            raise _not_following(name, size)
-        found[name] = np.frombuffer(tail[offset : offset + size], dtype=output.dtype)
-        offset += size
-    return found
-
-
-def _not_following(name: str, size: object) -> ProtocolError:
-    return ProtocolError(f"the answer's {name} announces {shown(size)} bytes, which do not follow")
-
-
-def _read_numbers(data: object, dtype: np.dtype[Any], name: str) -> NDArray[Any]:
-    """Read a flat list of an output's numbers."""
-    kinds = (int,) if dtype.kind == "i" else (int, float)
-    if not isinstance(data, list) or not all(type(number) in kinds for number in data):
-        raise ProtocolError(f"the answer's {name} is not a list of numbers of its type")
-    try:
-        with np.errstate(over="ignore"):  # what overflows float32 is found as not finite
-            return np.array(data, dtype=dtype)
-    except OverflowError:
-        raise ProtocolError(f"the answer's {name} holds a number beyond its type") from None
-
-
-def _count(facts: Mapping[str, Any], name: str) -> int:
-    value = facts.get(name, 0)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ProtocolError(f"the answer's {name} is {shown(value)}, not a whole number")
-    return value
-
-
-def _identity(facts: Mapping[str, Any], name: str) -> str:
-    """Read what names a model or a bank, or "": it goes into headers as it is."""
-    value = facts.get(name, "")
-    plain = isinstance(value, str) and value.isascii() and value.isprintable()
-    if not plain or len(value) > MAX_IDENTITY:
-        raise ProtocolError(
-            f"the answer's {name} is {shown(value)}: it must be at most {MAX_IDENTITY} printable "
-            "ASCII characters"
-        )
-    return str(value)
 
 
 # --- the parts of a request ---------------------------------------------------------------------

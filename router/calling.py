@@ -22,7 +22,7 @@ import numpy as np
 import orjson
 from numpy.typing import ArrayLike
 
-from backends import protocol
+from backends import answer, protocol
 from backends.protocol import (
     DIMENSION,
     HEADER_LENGTH,
@@ -306,7 +306,7 @@ def check(call: Call, reply: Reply, now: float) -> None:
 def read_prediction(reply: Reply) -> Answer:
     """Read a good reply to a prediction. Raises AnswerError."""
     try:
-        found = protocol.read_answer(reply.body, reply.headers.get(HEADER_LENGTH))
+        found = answer.read_answer(reply.body, reply.headers.get(HEADER_LENGTH))
     except (ProtocolError, ValueError, TypeError) as error:
         raise AnswerError(f"this is no gateway's answer: {error}", status=reply.status) from error
     told = reply.headers

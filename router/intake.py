@@ -78,9 +78,7 @@ class Intake:
             return await self._whole(headers, receive, partial(self._scan_infer, header_length))
         arrived = await _at_least(receive, coming.head)
         began = time.perf_counter_ns()
-        terms = length.of_binary(
-            arrived[: coming.head], coming.tensor, max_length=self._bounds.context
-        )
+        terms = protocol.binary_terms(arrived[: coming.head], coming.tensor, self._bounds.context)
         _check_claim(headers, terms.length)
         body = Body(coming.tensor)
         if len(arrived) > coming.head:
@@ -99,7 +97,7 @@ class Intake:
         split = protocol.json_length(header_length, len(text))
         if header_length is None or split == len(text) > 0:
             return length.of_infer(text, max_length=most)
-        terms = length.of_binary(text[:split], len(text) - split, max_length=most)
+        terms = protocol.binary_terms(text[:split], len(text) - split, most)
         return Question(terms, Body.of(memoryview(text)[split:]))
 
     async def _whole(self, headers: Headers, receive: Receive, scan: Scan) -> Question:

@@ -12,7 +12,6 @@ such a list is found when the floats are read, and what is not is refused then.
 What a client says about the length in `x-context-length` is checked, never trusted.
 """
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -67,26 +66,6 @@ def announced(
     if head == total or head > MAX_HEAD:
         return None
     return Announced(head, total - head)
-
-
-def of_binary(head: bytes, tensor: int, *, max_length: int) -> Terms:
-    """Decide from the JSON in front of `tensor` bytes; without any JSON there is only a tensor.
-
-    Raises ProtocolError: 400 where shape, sizes and lengths disagree, 413 for more than
-    `max_length` vectors.
-    """
-    known = _known_terms if len(head) <= protocol.SHORT_HEAD else _read_terms
-    return known(head, tensor, max_length)
-
-
-def _read_terms(head: bytes, tensor: int, max_length: int) -> Terms:
-    if not head:
-        return protocol.raw_terms(tensor, max_length)
-    return protocol.binary_terms(head, tensor, max_length)
-
-
-_known_terms: Final = functools.lru_cache(maxsize=1024)(_read_terms)
-"""Clients write the same JSON in front of every context of one length, but for their own ids."""
 
 
 def of_predict(text: bytes, *, max_length: int) -> Scanned:

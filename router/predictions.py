@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 import orjson
 from starlette.types import Receive, Scope, Send
 
-from backends import protocol
+from backends import answer, protocol
 from backends.exchange import EXCHANGE, Exchange
 from backends.protocol import TIMEOUT_HEADER, Prediction, read_timeout
 from backends.statistics import Statistics
@@ -102,7 +102,7 @@ class Predictions:
             await _answer_failure(send, outcome)
             return False
         _check_version(scope, protocol.version_of(prediction.checkpoint))
-        message = protocol.write_answer(prediction, question.terms, extra={"arm": outcome.arm})
+        message = answer.write_answer(prediction, question.terms, extra={"arm": outcome.arm})
         await _answer(send, OK, {**_routing_headers(outcome), **message.headers}, message.body)
         return True
 

@@ -23,7 +23,7 @@ from typing import Final
 
 import orjson
 
-from backends import protocol
+from backends import answer, protocol
 from backends.idruns import IdRuns
 from backends.protocol import TIMEOUT_HEADER, Floats, Prediction, ProtocolError
 from router.body import Piece, Question
@@ -419,7 +419,7 @@ def _late_body() -> LateBodyError:
 
 def _prediction(arm: str, reply: Reply) -> Prediction:
     try:
-        return protocol.read_answer(reply.body, reply.headers.get(protocol.HEADER_LENGTH))
+        return answer.read_answer(reply.body, reply.headers.get(protocol.HEADER_LENGTH))
     except (ProtocolError, ValueError, TypeError) as error:
         raise UpstreamInvalidError(f"the {arm} backend gave an invalid answer: {error}") from error
 

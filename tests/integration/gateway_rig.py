@@ -26,6 +26,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from backends import wire
+from backends.answer import write_answer
 from backends.idruns import IdRuns
 from backends.metadata import model_metadata
 from backends.protocol import (
@@ -36,7 +37,6 @@ from backends.protocol import (
     read_infer,
     read_lookup,
     version_of,
-    write_answer,
 )
 from rollout.keys import Keys
 from rollout.snapshot import DEFAULT_TIERS, Live, Snapshot, Tier

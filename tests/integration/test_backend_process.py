@@ -12,7 +12,13 @@ import numpy as np
 import pytest
 from module_process import DEADLINE_S, ModuleProcess, started
 
-from backends.protocol import HEADER_LENGTH, Message, Request, read_answer, write_request
+from backends.answer import read_answer
+from backends.protocol import (
+    HEADER_LENGTH,
+    Message,
+    Request,
+    write_request,
+)
 
 WINDOW = 500
 VECTORS = np.random.default_rng(1).standard_normal((600, 768)).astype(np.float32)

@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 from gateway_rig import StubBackend, context, running
 
-from backends.protocol import HEADER_LENGTH, Prediction, Request, read_answer, write_request
+from backends.answer import read_answer
+from backends.protocol import (
+    HEADER_LENGTH,
+    Prediction,
+    Request,
+    write_request,
+)
 from deploy import broken
 from deploy.broken import Broken, Fault, Settings, fails, reverse_features
 

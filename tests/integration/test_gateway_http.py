@@ -16,7 +16,11 @@ import pytest
 import pytest_asyncio
 from gateway_rig import Rig, body, context, gateway, sent, until
 
-from backends.protocol import HEADER_LENGTH, read_answer, write_request
+from backends.answer import read_answer
+from backends.protocol import (
+    HEADER_LENGTH,
+    write_request,
+)
 from backends.protocol import Request as Question
 from router.ids import admitted_at
 

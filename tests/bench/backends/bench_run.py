@@ -26,7 +26,11 @@ from bench_process import BenchError
 from bench_processes import Contestant, our_server, rival_server
 from bench_wire import binary_request
 
-from backends.protocol import HEADER_LENGTH, Floats, read_answer
+from backends.answer import read_answer
+from backends.protocol import (
+    HEADER_LENGTH,
+    Floats,
+)
 
 PREFIX_MB: Final = 128
 RIVAL_RUNS_IN: Final = "thread"

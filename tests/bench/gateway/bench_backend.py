@@ -20,7 +20,13 @@ import httptools
 import numpy as np
 import uvloop
 
-from backends.protocol import MODEL, OUTPUTS, Prediction, Request, write_answer
+from backends.answer import write_answer
+from backends.protocol import (
+    MODEL,
+    OUTPUTS,
+    Prediction,
+    Request,
+)
 
 INFER: Final = f"/v2/models/{MODEL}/infer"
 PARTS: Final = 4

@@ -24,7 +24,10 @@ from bench_start import HERE, OTHER_CORE, pinned
 from bench_statistics import added, added_ratio, median, paired_ratio, rounds
 from bench_wire import Posted
 
-from backends.protocol import Floats, read_answer
+from backends.answer import read_answer
+from backends.protocol import (
+    Floats,
+)
 
 DIRECT, OURS, ENVOY, RIVAL = "nothing", "turnout", "Envoy", "LiteLLM"
 CONNECTIONS: Final = 16

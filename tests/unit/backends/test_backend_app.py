@@ -12,13 +12,19 @@ import pytest
 from backend_samples import bank, context, infer_json, untrained
 from starlette.testclient import TestClient
 
+from backends.answer import read_answer
 from backends.app import ModelServer
 from backends.bodies import LONG_BODY
 from backends.engine.torch_cpu import TorchEngine
 from backends.errors import BankError
 from backends.idruns import IdRuns
 from backends.predictor import Predictor
-from backends.protocol import HEADER_LENGTH, OUTPUTS, Request, read_answer, write_request
+from backends.protocol import (
+    HEADER_LENGTH,
+    OUTPUTS,
+    Request,
+    write_request,
+)
 
 INFER = "/v2/models/lvm/infer"
 LOOKUP = "/v2/models/lvm/lookup"

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from backend_samples import context, infer_json
 
+from backends.answer import read_answer, write_answer
 from backends.protocol import (
     HEADER_LENGTH,
     OUTPUTS,
@@ -14,11 +15,9 @@ from backends.protocol import (
     Prediction,
     ProtocolError,
     Request,
-    read_answer,
     read_infer,
     read_lookup,
     read_predict,
-    write_answer,
     write_error,
     write_request,
 )

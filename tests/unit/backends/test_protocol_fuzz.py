@@ -10,17 +10,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from backends.answer import read_answer, write_answer
 from backends.protocol import (
     HEADER_LENGTH,
     OUTPUTS,
     Prediction,
     ProtocolError,
     Request,
-    read_answer,
     read_infer,
     read_lookup,
     read_predict,
-    write_answer,
     write_request,
 )
 

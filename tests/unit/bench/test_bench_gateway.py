@@ -12,7 +12,10 @@ from bench_start import Backend
 from bench_statistics import added, added_ratio
 from bench_wire import binary_request, posted
 
-from backends.protocol import HEADER_LENGTH, read_answer
+from backends.answer import read_answer
+from backends.protocol import (
+    HEADER_LENGTH,
+)
 
 CHANCE = np.random.default_rng(3)
 

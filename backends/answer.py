@@ -1,0 +1,225 @@
+"""The answer of an infer request, as a model server writes it and a gateway reads it. Pure.
+
+In the Open Inference Protocol v2: JSON, then the tensors of the outputs that were asked for in
+binary. `backends/protocol.py` has the requests.
+"""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import orjson
+import simdjson
+from numpy.typing import NDArray
+
+from backends.jsonbody import parse_object, read_mapping, refuse_repeated, shown
+from backends.protocol import (
+    DATATYPES,
+    DIMENSION,
+    MODEL,
+    OUTPUTS,
+    SHORT_HEAD,
+    Message,
+    Prediction,
+    ProtocolError,
+    Request,
+    Terms,
+    framed,
+    json_length,
+    version_of,
+)
+
+MAX_IDENTITY: Final = 128
+"""Characters of a checkpoint's or a bank's identity; a sha256 has 64."""
+
+
+# --- reading ------------------------------------------------------------------------------------
+
+
+def read_answer(body: bytes, header_length: str | None) -> Prediction:
+    """Read a backend's infer answer, JSON or binary, as `write_answer` makes it.
+
+    Raises ProtocolError when the answer is not one: a wrong shape, no such output, not finite, an
+    identity that no header can carry.
+    """
+    split = json_length(header_length, len(body))
+    text = body[:split]
+    head = _known_head(text) if len(text) <= SHORT_HEAD else _read_head(text)
+    found = _read_outputs(head.outputs, memoryview(body)[split:])
+    missing = [name for name in OUTPUTS if name not in found]
+    if missing:
+        raise ProtocolError(f"the answer lacks {', '.join(missing)}")
+    vector, ids, scores = (found[name] for name in OUTPUTS)
+    if vector.shape != (DIMENSION,) or not np.isfinite(vector).all():
+        raise ProtocolError(f"the answer's PREDICTION is not {DIMENSION} finite numbers")
+    if ids.shape != scores.shape:
+        raise ProtocolError(f"the answer names {ids.size} neighbours but scores {scores.size}")
+    if not np.isfinite(scores).all():
+        raise ProtocolError("the answer's NEIGHBOR_SCORES are not all finite")
+    return Prediction(
+        vector=vector,
+        ids=ids,
+        scores=scores,
+        length=head.length,
+        window=head.window,
+        checkpoint=head.checkpoint,
+        bank=head.bank,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Output:
+    """One output as the answer's JSON announces it: `size` bytes of tensor, or numbers."""
+
+    name: str
+    dtype: np.dtype[Any]
+    size: int | None
+    numbers: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class _AnswerHead:
+    """What the JSON of an answer says."""
+
+    outputs: tuple[_Output, ...]
+    length: int
+    window: int
+    checkpoint: str
+    bank: str
+
+
+def _read_head(text: bytes) -> _AnswerHead:
+    """Read the JSON of an answer. Raises ProtocolError."""
+    document = parse_object(text)
+    refuse_repeated(document, "the answer")
+    outputs = document.get("outputs")
+    facts = read_mapping(document.get("parameters"), "parameters")
+    return _AnswerHead(
+        outputs=tuple(map(_read_output, outputs if isinstance(outputs, simdjson.Array) else ())),
+        length=_count(facts, "length"),
+        window=_count(facts, "window"),
+        checkpoint=_identity(facts, "checkpoint"),
+        bank=_identity(facts, "bank"),
+    )
+
+
+_known_head: Final = functools.lru_cache(maxsize=1024)(_read_head)
+"""The JSON in front of a model's tensors says the same for every context of one length."""
+
+
+def _read_output(raw: object) -> _Output:
+    output = read_mapping(raw, "outputs[]")
+    name, datatype = output.get("name"), output.get("datatype")
+    if not isinstance(name, str) or name not in DATATYPES or datatype != DATATYPES[name]:
+        raise ProtocolError(f"the answer holds an output {shown(name)} of type {shown(datatype)}")
+    dtype = np.dtype("<i8" if datatype == "INT64" else "<f4")
+    size = read_mapping(output.get("parameters"), "outputs[].parameters").get("binary_data_size")
+    if size is None:
+        return _Output(name, dtype, None, output.get("data"))
+    whole = isinstance(size, int) and not isinstance(size, bool)
+    if not whole or size < 0 or size % dtype.itemsize:
+        raise _not_following(name, size)
+    return _Output(name, dtype, size)
+
+
+def _read_outputs(outputs: tuple[_Output, ...], tail: memoryview) -> dict[str, NDArray[Any]]:
+    """Read the outputs' arrays by name; those in binary follow each other in `tail`."""
+    found: dict[str, NDArray[Any]] = {}
+    offset = 0
+    for output in outputs:
+        name, size = output.name, output.size
+        if size is None:
+            found[name] = _read_numbers(output.numbers, output.dtype, name)
+            continue
+        if size > len(tail) - offset:
+            raise _not_following(name, size)
+        found[name] = np.frombuffer(tail[offset : offset + size], dtype=output.dtype)
+        offset += size
+    return found
+
+
+def _not_following(name: str, size: object) -> ProtocolError:
+    return ProtocolError(f"the answer's {name} announces {shown(size)} bytes, which do not follow")
+
+
+def _read_numbers(data: object, dtype: np.dtype[Any], name: str) -> NDArray[Any]:
+    """Read a flat list of an output's numbers."""
+    kinds = (int,) if dtype.kind == "i" else (int, float)
+    if not isinstance(data, list) or not all(type(number) in kinds for number in data):
+        raise ProtocolError(f"the answer's {name} is not a list of numbers of its type")
+    try:
+        with np.errstate(over="ignore"):  # what overflows float32 is found as not finite
+            return np.array(data, dtype=dtype)
+    except OverflowError:
+        raise ProtocolError(f"the answer's {name} holds a number beyond its type") from None
+
+
+def _count(facts: Mapping[str, Any], name: str) -> int:
+    value = facts.get(name, 0)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ProtocolError(f"the answer's {name} is {shown(value)}, not a whole number")
+    return value
+
+
+def _identity(facts: Mapping[str, Any], name: str) -> str:
+    """Read what names a model or a bank, or "": it goes into headers as it is."""
+    value = facts.get(name, "")
+    plain = isinstance(value, str) and value.isascii() and value.isprintable()
+    if not plain or len(value) > MAX_IDENTITY:
+        raise ProtocolError(
+            f"the answer's {name} is {shown(value)}: it must be at most {MAX_IDENTITY} printable "
+            "ASCII characters"
+        )
+    return str(value)
+
+
+# --- writing ------------------------------------------------------------------------------------
+
+
+def write_answer(
+    prediction: Prediction, request: Request | Terms, *, extra: Mapping[str, Any] | None = None
+) -> Message:
+    """Write an infer answer with the outputs that `request` wants, each in the form it wants.
+
+    `extra` is added to the answer's parameters (the gateway says which arm answered).
+    """
+    arrays = {
+        "PREDICTION": np.ascontiguousarray(prediction.vector, dtype="<f4"),
+        "NEIGHBOR_IDS": np.ascontiguousarray(prediction.ids, dtype="<i8"),
+        "NEIGHBOR_SCORES": np.ascontiguousarray(prediction.scores, dtype="<f4"),
+    }
+    outputs: list[dict[str, Any]] = []
+    tensors: list[bytes] = []
+    for name in request.outputs:
+        array = arrays[name]
+        output: dict[str, Any] = {
+            "name": name,
+            "shape": [1, array.size],
+            "datatype": DATATYPES[name],
+        }
+        if name in request.binary_outputs:
+            tensors.append(array.tobytes())
+            output["parameters"] = {"binary_data_size": array.nbytes}
+        else:
+            output["data"] = array
+        outputs.append(output)
+    head = orjson.dumps(
+        {
+            "model_name": MODEL,
+            "model_version": version_of(prediction.checkpoint),
+            **({"id": request.id} if request.id is not None else {}),
+            "parameters": {
+                "length": prediction.length,
+                "window": prediction.window,
+                "truncated": prediction.truncated,
+                "checkpoint": prediction.checkpoint,
+                "bank": prediction.bank,
+                **(extra or {}),
+            },
+            "outputs": outputs,
+        },
+        option=orjson.OPT_SERIALIZE_NUMPY,
+    )
+    return framed(head, tensors)
