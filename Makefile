@@ -19,7 +19,8 @@ LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --no-
 	--quiet --custom-compile-command "make lock" --upgrade
 
 .PHONY: help demo test test-browser test-faults test-clients check bench-backends \
-	bench-rival-env bench-gateway bench-gateway-env bench-clients lock clean
+	bench-rival-env bench-gateway bench-gateway-env bench-clients bench-judge bench-judge-quick \
+	lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -59,6 +60,14 @@ bench-clients: $(VENV)/.test ## HTTP clients to reach backends with (docs/adr/00
 	PYTHONPATH=tests/bench/common $(BIN)/python tests/bench/gateway/bench_clients.py \
 		--others $(GATEWAYS) $(BENCH)
 
+JUDGE := PYTHONPATH=tests/bench/common:tests/bench/judge $(BIN)/python tests/bench/judge/bench_judge.py
+
+bench-judge: $(VENV)/.test ## how often the judge and others are wrong: 2,000 rollouts a cell, resumable
+	$(JUDGE) --json bench-judge/figures.json --picture bench-judge/picture.svg $(BENCH)
+
+bench-judge-quick: $(VENV)/.test ## the same grid with too few rollouts to believe (a minute or two)
+	$(JUDGE) --quick --checkpoint bench-judge/quick.jsonl $(BENCH)
+
 bench-gateway-env: $(GATEWAYS)/.done ## install those (Envoy, LiteLLM) in an environment of their own
 
 lock: ## resolve the dependencies anew (needs uv)
@@ -72,7 +81,7 @@ lock: ## resolve the dependencies anew (needs uv)
 	$(LOCK) requirements/bench-gateway.in --output-file requirements/bench-gateway.txt
 
 clean: ## remove what make made
-	rm -rf $(VENV) $(CLIENTS) $(RIVAL) $(GATEWAYS) demo-report
+	rm -rf $(VENV) $(CLIENTS) $(RIVAL) $(GATEWAYS) demo-report bench-judge
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \

@@ -7,8 +7,9 @@ many processes there were or how the work was cut.
 import os
 import signal
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
+from itertools import islice
 from multiprocessing import get_context
 from typing import Final
 
@@ -18,6 +19,8 @@ from rollout.simulate.scenario import Setting
 
 CHUNK: Final = 10
 """Replicates of one chunk: about a second."""
+AHEAD: Final = 3
+"""Chunks that wait for each process, so that none is idle and few results are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +65,16 @@ def run(chunks: Sequence[Chunk], processes: int) -> Generator[tuple[Chunk, list[
     executor = ProcessPoolExecutor(
         min(processes, len(chunks)), mp_context=get_context("spawn"), initializer=_deaf
     )
+    waiting: dict[Future[list[Outcome]], Chunk] = {}
+    left = iter(chunks)
     try:
-        waiting: dict[Future[list[Outcome]], Chunk] = {
-            executor.submit(chunk.outcomes): chunk for chunk in chunks
-        }
-        for done in as_completed(waiting):
-            yield waiting[done], done.result()
+        while True:
+            for chunk in islice(left, AHEAD * processes - len(waiting)):
+                waiting[executor.submit(chunk.outcomes)] = chunk
+            if not waiting:
+                return
+            for done in wait(waiting, return_when=FIRST_COMPLETED).done:
+                yield waiting.pop(done), done.result()
     finally:
         executor.shutdown(cancel_futures=True)
 

@@ -7,7 +7,8 @@ replaced too: gates that pass are followed at once (`on_pass: advance`), and app
 No counter is missing that a test reads; histograms, which are for display, are left out.
 """
 
-from collections.abc import Coroutine, Iterator
+import time
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple, TypeVar
 
@@ -102,6 +103,8 @@ class Run:
         self._looked = 0
         self._requests = 0
         self._passed: list[int] = []
+        self.on_tick: Callable[[float], object] = lambda _seconds: None
+        """Told the processor time of every tick."""
         at_once(self._controller.start(self._plan, _ORDER))
         self.road = Road(
             self._plan, setting.world, grids, self._live().marks or marks_of(self._plan), site
@@ -166,7 +169,9 @@ class Run:
         """Tick until nothing more happens now: the event that ends the stage, if one does."""
         for _ in range(_STEPS):
             self._beat()
+            began = time.process_time()
             ticked = at_once(self._controller.tick(self._lease))
+            self.on_tick(time.process_time() - began)
             self._looked += 1
             if not isinstance(ticked.move, Act):
                 return None
