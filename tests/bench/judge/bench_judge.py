@@ -10,8 +10,9 @@ import argparse
 import contextlib
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from bench_checkpoint import Checkpoint, digest, key_of
 from bench_cost import costs
@@ -27,7 +28,7 @@ from rich.table import Table
 from rollout.simulate import pool
 from rollout.simulate.picture import draw
 from rollout.simulate.replicate import WE, Outcome
-from rollout.simulate.rivals import RIVALS
+from rollout.simulate.rivals import RIVALS, Rival
 from rollout.simulate.summary import Share, Summary, limit
 
 FULL: Final = 2000
@@ -41,6 +42,10 @@ SHOWN: Final = (
     "ar1-drift", "sticky-keys",
 )  # fmt: skip
 """The scenarios of the picture, at 20 requests/s and 0.1 % of errors."""
+SHORT: Final[dict[Rival, str]] = {
+    "failure-count": "3 of 5", "failure-limit-0": "limit 0", "z-test": "z", "mann-whitney": "M-W",
+}  # fmt: skip
+MISTAKES: Final = (("false rollbacks", False), ("false promotions", True))
 Summaries = list[tuple[Cell, Summary]]
 
 
@@ -61,7 +66,8 @@ def main() -> int:
         console.print("stopped: what is finished is kept, and the next run goes on from there")
         return 130
     summaries = [(cell, Summary.of(cell.setting, kept.outcomes(cell))) for cell in cells]
-    console.print(_table(summaries))
+    for table in _tables(summaries):
+        console.print(table)
     sections = [*_promises(summaries), *_detection(cells, kept), *_cost(options)]
     for section in sections:
         show(console, section)
@@ -124,30 +130,37 @@ def _run(cells: list[Cell], kept: Checkpoint, processes: int, console: Console) 
 # --- what was found ------------------------------------------------------------------------------
 
 
-def _table(summaries: Summaries) -> Table:
-    """One row for each cell: wrong decisions of every party, and how ours ended."""
-    table = Table(title="wrong decisions in % of the replicates", title_justify="left")
-    for name in ("scenario", "rps", "errors", "wrong is"):
-        table.add_column(name, no_wrap=True)
-    for name in (WE, "at most", "", "right", "undecided", "requests", *RIVALS):
-        table.add_column(name, justify="right")
-    for cell, summary in summaries:
-        ours = summary.row(WE)
-        most = 100 * limit(alpha(summary), summary.replicates)
-        table.add_row(
-            cell.name,
-            f"{cell.rps:g}",
-            f"{100 * cell.base:g} %",
-            "rollback" if ours.let_through is None else "promotion",
-            _share(ours.false),
-            f"{most:.2f}",
-            "" if ours.false.keeps(alpha(summary)) else "NOT KEPT",
-            _share(ours.right),
-            _share(ours.inconclusive),
-            "undecided" if ours.requests.median is None else f"{ours.requests.median:,}",
-            *(f"{100 * summary.row(rival).false.value:.1f}" for rival in RIVALS),
-        )
-    return table
+def _tables(summaries: Summaries) -> Iterator[Table]:
+    """One table for either mistake, one row for each cell: all shares, and how ours ended."""
+    for mistake, harmful in MISTAKES:
+        found = [one for one in summaries if bool(one[1].setting.harms) == harmful]
+        if not found:
+            continue
+        most = 100 * limit(alpha(found[0][1]), found[0][1].replicates)
+        table = Table(title=f"{mistake}, % of the replicates (ours: at most {most:.2f})")
+        table.title_justify = "left"
+        right = "rolled back" if harmful else "promoted"
+        for name in ("scenario", "rps", "errors"):
+            table.add_column(name, no_wrap=True)
+        for name in (WE, "", right, "undecided", "requests", *SHORT.values()):
+            table.add_column(name, justify="right", no_wrap=True)
+        for cell, summary in found:
+            table.add_row(*_cells(cell, summary))
+        yield table
+
+
+def _cells(cell: Cell, summary: Summary) -> Iterator[str]:
+    ours = summary.row(WE)
+    yield cell.name
+    yield f"{cell.rps:g}"
+    yield f"{100 * cell.base:g} %"
+    yield _share(ours.false)
+    yield "" if _kept(summary) else "BROKEN"
+    yield _share(ours.right)
+    yield _share(ours.inconclusive)
+    yield "undecided" if ours.requests.median is None else f"{ours.requests.median:,}"
+    for rival in SHORT:
+        yield f"{100 * summary.row(rival).false.value:.1f}"
 
 
 def _share(share: Share) -> str:
@@ -163,8 +176,7 @@ def alpha(summary: Summary) -> float:
 def _promises(summaries: Summaries) -> list[Section]:
     """The worst cell of either promise."""
     sections = []
-    promises = (("false rollback", False), ("false promotion", True))
-    for number, (title, harmful) in enumerate(promises, start=1):
+    for number, (title, harmful) in enumerate(MISTAKES, start=1):
         found = [one for one in summaries if bool(one[1].setting.harms) == harmful]
         if not found:
             continue
@@ -190,7 +202,7 @@ def _kept(summary: Summary) -> bool:
     return summary.row(WE).false.keeps(alpha(summary))
 
 
-def _worst(found: Summaries, rival: Any) -> Share:
+def _worst(found: Summaries, rival: Rival) -> Share:
     return max((one.row(rival).false for _, one in found), key=lambda share: share.value)
 
 
