@@ -318,7 +318,7 @@ class Controller:
         )
         _thawed(record, stored.now)
         changes = table_changes(held_tiers, tiers) if held_tiers else ()
-        traffic = await history.recent_traffic(self._store, plan.scope, stored.now)
+        traffic = await history.recent_traffic(self._store, plan, tiers, stored.now)
         return Decision.of(
             None,
             record,

@@ -5,14 +5,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
+from rollout.background import Background, background, place, tiers_in_scope
 from rollout.errors import StoreUnavailable
-from rollout.forecast import Traffic
+from rollout.forecast import DAY_S, Traffic
 from rollout.machine import Record
-from rollout.snapshot import KEPT_SAMPLES, Counter, Sample, Scope
+from rollout.plan import Plan
+from rollout.snapshot import KEPT_SAMPLES, Counter, Sample, Scope, Tier
 from rollout.store.port import Journal, Observations, Store
 from rollout.tally import StageTally
 from rollout.trace import Point, due, point
 from rollout.verdict import Judgement
+from rollout.wording import span
 
 RECENT_S: Final = 30 * 86_400.0
 """Traffic that is older says nothing about the next stage."""
@@ -69,11 +72,40 @@ async def keep_look(
             await store.keep(record.id, point(record, figures, judged, now))
 
 
-async def recent_traffic(store: Store, scope: Scope, now: float) -> Traffic | None:
-    """Find the traffic in `scope` in the newest rollout that saw any; None where there is none.
+async def lately(
+    store: Store, plan: Plan, tiers: tuple[Tier, ...], now: float, arm: str | None = None
+) -> Background:
+    """Gather what was seen in the plan's scope outside rollouts, since the last one, for a day.
 
-    Traffic outside a rollout is not counted by stage, so this is the only record of it.
+    `arm` asks for what that one answered; by default, all. Raises StoreUnavailable.
     """
+    arms = [tier.arm for tier in tiers] if arm is None else [arm]
+    inside = tiers_in_scope(tiers, plan.candidate, plan.scope)
+    places = [place(tier, one) for tier in inside for one in arms]
+    ended = [record.ended_at or 0.0 for record in await store.past()]
+    return background(await store.background(places, now), now, max((now - DAY_S, *ended)))
+
+
+async def recent_traffic(
+    store: Store, plan: Plan, tiers: tuple[Tier, ...], now: float
+) -> Traffic | None:
+    """Find the traffic in a plan's scope, lately; None where nothing is known of it.
+
+    First what gateways saw outside rollouts since the last one; else the newest rollout that saw
+    any, whose requests were its own.
+    """
+    seen = await lately(store, plan, tiers, now)
+    if seen.per_s:
+        source = f"no rollout, the last {span(seen.seconds)}"
+        return Traffic(
+            requests_per_s=seen.per_s,
+            keyed_percent=100 * seen.keyed / seen.requests,
+            source=source,
+        )
+    return await _traffic_on_trial(store, plan.scope, now)
+
+
+async def _traffic_on_trial(store: Store, scope: Scope, now: float) -> Traffic | None:
     for record in await store.past():
         if record.plan.scope != scope or record.visits[-1].entered_at < now - RECENT_S:
             continue

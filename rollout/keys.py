@@ -46,6 +46,10 @@ class Keys:
         """Name a set, bounded, with a TTL: digests of the routing keys that a metric has seen."""
         return f"{self.counts(rollout, evidence_epoch, stage)}:seen:{metric}"
 
+    def background(self, place: str, hour: int) -> str:
+        """Name a hash, with a TTL: an hour of a place outside rollouts (`rollout.background`)."""
+        return f"{self.prefix}background:{place}:{hour}"
+
     def samples(self, rollout: str, evidence_epoch: int, stage: str) -> str:
         """Name a sorted set of Sample as JSON, by cosine: a stage's lowest ones, capped."""
         return f"{self.prefix}samples:{rollout}:{evidence_epoch}:{stage}"

@@ -6,6 +6,8 @@ from typing import Final, NamedTuple
 
 import orjson
 
+from rollout import background
+from rollout.background import BACKGROUND_TTL_S, HOUR, field_of
 from rollout.keys import Keys
 from rollout.minutes import MINUTE_S, label_slot, slot_width
 from rollout.snapshot import ALL_MINUTES, KEPT_SAMPLES, Batch, Cell, Observation, Pending, metric_of
@@ -72,6 +74,12 @@ class _Layout:
     def _counts(self) -> Multiset[tuple[int, str]]:
         sums: Multiset[tuple[int, str]] = Multiset()
         for cell, counters in self._batch.counts.items():
+            if cell.rollout == background.ROLLOUT:
+                hour = self._keys.background(cell.stage, cell.minute // HOUR * HOUR)
+                where = self._place(hour, BACKGROUND_TTL_S)
+                for counter, by in counters.items():
+                    sums[where, field_of(cell.minute, counter)] += by
+                continue
             for where, prefix in self._cells(cell):
                 for counter, by in counters.items():
                     sums[where, f"{prefix}|{counter}"] += by

@@ -71,6 +71,8 @@ class Decision:
     """The arm that gets a copy, if any."""
     fallback: str | None = None
     """Who answers when `arm` fails: the incumbent, for a request assigned to the candidate."""
+    tier: str | None = None
+    """Where the tier table alone decided: who of the whole table, active or not, it is for."""
 
     @property
     def role(self) -> Role | None:
@@ -112,7 +114,8 @@ def decide(
         return Decision(override, Reason.OVERRIDE, live if in_scope else None)
     if live is None or not in_scope:
         tier = serving_tier(length, tuple(tier for tier in snapshot.tiers if tier.active))
-        return Decision(tier.arm, Reason.TIER if length <= tier.max_length else Reason.OVERFLOW)
+        reason = Reason.TIER if length <= tier.max_length else Reason.OVERFLOW
+        return Decision(tier.arm, reason, tier=serving_tier(length, snapshot.tiers).arm)
     if held:
         return Decision(live.incumbent, Reason.HELD, live)
     unit = request_id if live.unit == "request" else key

@@ -38,7 +38,7 @@ from router.errors import (
 )
 from router.metrics import Metrics, status_class
 from router.observe import Observer
-from router.record import Admission, Attempt, Record, cell_of, failure_of, pending_of
+from router.record import Admission, Attempt, Passing, Record, cell_of, failure_of, pending_of
 from router.shadow import Copy, Mirror, Settled
 from router.snapshots import Snapshots
 from router.upstream import Patience, Upstream
@@ -247,6 +247,9 @@ class Gateway:
         )
         if not copied and outcome.arm != NOBODY:
             self._pend(question, outcome)
+        if decision.tier is not None and outcome.arm != NOBODY:
+            keyed = question.terms.key is not None
+            self._observer.passing(Passing(admission, decision.tier, outcome.arm, keyed, seconds))
 
     def _record_left(
         self, question: Question, admission: Admission, decision: Decision, tried: list[Attempt]

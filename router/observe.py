@@ -22,6 +22,7 @@ from router.record import (
     Admission,
     Dropped,
     Pair,
+    Passing,
     Record,
     cell_of,
     counts_of,
@@ -78,6 +79,11 @@ class Observer:
         self._count(record.live, record.admission, record.length, counts)
         if record.counted:
             self._observe("request", record, counts)
+
+    def passing(self, passing: Passing) -> None:
+        """Take in one answered request that the tier table alone decided about."""
+        if self._feed:
+            self._spool.count(passing.cell, passing.counts)
 
     def pair(self, pair: Pair) -> None:
         """Take in one request that both arms tried."""

@@ -19,6 +19,7 @@ from typing import Final, Literal
 
 from backends.comparison import cosine, overlap, rank_biased_overlap
 from backends.protocol import KEPT_NEIGHBORS, Prediction
+from rollout import background
 from rollout.snapshot import (
     Cell,
     Counter,
@@ -99,6 +100,32 @@ class Record:
     """From admission to the answer."""
     key: str | None = None
     """The client's routing key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Passing:
+    """One answered request that the tier table alone decided about."""
+
+    admission: Admission
+    tier: str
+    """Who of the whole table it was for."""
+    arm: str
+    """Who answered."""
+    keyed: bool
+    seconds: float
+    """From admission to the answer."""
+
+    @property
+    def cell(self) -> Cell:
+        """What it counts under: see `rollout.background`."""
+        minute = int(self.admission.at // 60)
+        return Cell(background.ROLLOUT, 0, background.place(self.tier, self.arm), minute, "-")
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Its increments."""
+        keyed = {background.KEYED: 1} if self.keyed else {}
+        return {background.REQUESTS: 1, background.waited(self.seconds): 1, **keyed}
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from rollout import background
+from rollout.background import HOUR, field_of, hours
 from rollout.layout import KEPT_KEYS, MINUTE_TTL_S, label_keep_s
 from rollout.minutes import MINUTE_S, Horizon, label_slot
 from rollout.snapshot import (
@@ -79,6 +81,7 @@ class Counted:
         self._clock = clock
         self._stages: dict[Where, Stage] = defaultdict(Stage)
         self._seen: dict[tuple[Where, str], set[str]] = defaultdict(set)
+        self._background: dict[tuple[str, int], Fields] = defaultdict(Multiset)
         self._samples: dict[Where, list[Sample]] = defaultdict(list)
         self._sequences: dict[str, int] = {}
         self._awaited: dict[str, Awaited] = {}
@@ -89,6 +92,11 @@ class Counted:
             return False
         self._sequences[batch.boot] = batch.sequence
         for cell, counters in batch.counts.items():
+            if cell.rollout == background.ROLLOUT:
+                hour = self._background[cell.stage, cell.minute // HOUR * HOUR]
+                for counter, by in counters.items():
+                    hour[field_of(cell.minute, counter)] += by
+                continue
             stage = self._stages[_where(cell)]
             for counter, by in counters.items():
                 stage.add(cell, counter, by)
@@ -134,6 +142,18 @@ class Counted:
             if horizon
             else {},
         )
+
+    def background(self, places: Sequence[str], now: float) -> dict[str, dict[str, int]]:
+        """Read the last day of places outside rollouts."""
+        read = hours(now)
+        return {
+            name: _sum(
+                one
+                for (held, hour), one in self._background.items()
+                if (held, hour in read) == (name, True)
+            )
+            for name in places
+        }
 
     def _first(self, seen: Observation) -> bool:
         """Count an observation's twins if its key is new to the metric; whether it was."""

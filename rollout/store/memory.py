@@ -6,7 +6,7 @@ uses `RedisStore`.
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 
 from rollout.machine import AuditEntry, Record
@@ -91,6 +91,12 @@ class MemoryStore:
     ) -> Observations:
         """Read the counts of `stages` and the newest `samples`."""
         return self._counted.observations(rollout, evidence_epoch, stages, samples, horizon)
+
+    async def background(
+        self, places: Sequence[str], now: float
+    ) -> Mapping[str, Mapping[str, int]]:
+        """Read the last day of places outside rollouts."""
+        return self._counted.background(places, now)
 
     async def keep(self, rollout: str, point: Point) -> None:
         """Add a look to the trace of a rollout."""

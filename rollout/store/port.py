@@ -199,6 +199,11 @@ class Store(Protocol):
         Totals and the parts of them beyond the `horizon` are of one moment.
         """
 
+    async def background(
+        self, places: Sequence[str], now: float
+    ) -> Mapping[str, Mapping[str, int]]:
+        """Read the last day of places outside rollouts, raw. Raises StoreUnavailable."""
+
     async def keep(self, rollout: str, point: Point) -> None:
         """Add a look to the trace of a rollout. Raises StoreUnavailable; it may be kept then."""
 

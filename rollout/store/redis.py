@@ -1,5 +1,6 @@
 """The store in Redis 7 or Valkey. Keys are in `rollout.keys.Keys`, atomic work in `lua/`."""
 
+from collections import Counter as Multiset
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
@@ -8,6 +9,7 @@ from typing import Any, Final, TypeVar
 from pydantic import ValidationError
 from redis.exceptions import RedisError
 
+from rollout.background import hours
 from rollout.errors import OutcomeUnknown, StoreUnavailable
 from rollout.keys import Keys
 from rollout.machine import AuditEntry, Record
@@ -165,6 +167,25 @@ class RedisStore:
                 recent=newest,
                 unclosed=open_,
             )
+
+    async def background(
+        self, places: Sequence[str], now: float
+    ) -> Mapping[str, Mapping[str, int]]:
+        """Read the last day of places outside rollouts, raw. Raises StoreUnavailable."""
+        read = hours(now)
+        with _reading():
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for place in places:
+                    for hour in read:
+                        pipe.hgetall(self._keys.background(place, hour))
+                found: Iterator[Any] = iter(await pipe.execute())
+            sums: dict[str, dict[str, int]] = {}
+            for place in places:
+                total: Multiset[str] = Multiset()
+                for one in islice(found, len(read)):
+                    total.update({field: int(value) for field, value in one.items()})
+                sums[place] = dict(total)
+            return sums
 
     async def keep(self, rollout: str, point: Point) -> None:
         """Add a look to the trace of a rollout. Raises StoreUnavailable; it may be kept then."""

@@ -5,11 +5,14 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pytest
 from gateway_rig import context, counts, counts_with, gateway, publish, snapshot, until
 
 from backends.protocol import Request, write_request
+from rollout import history
 from rollout.feed import Feed
 from rollout.minutes import Horizon
+from rollout.plan import DEFAULT_PLAN
 from rollout.snapshot import DEFAULT_TIERS, Mark
 from rollout.store.redis import RedisStore
 
@@ -153,3 +156,39 @@ async def test_a_client_that_leaves_before_its_body_is_there_leaves_no_mirror_be
         await rig.until_metric(1, "gateway_mirrors_total", outcome="abandoned")
         assert rig.phase2.seen == []
         assert await rig.metric("gateway_mirrors_in_flight") == 0
+
+
+async def test_what_gateways_see_outside_a_rollout_is_what_its_start_is_forecast_from(
+    tmp_path: Path, valkey_url: str
+) -> None:
+    async with gateway(tmp_path, redis_url=valkey_url, tiers=DEFAULT_TIERS) as rig:
+        for length in (20, 120, 150, 600):
+            await rig.predict(length, key="k")
+        await rig.predict(120)
+    store = RedisStore(valkey_url)
+    later = time.time() + 120
+    long = await history.lately(store, DEFAULT_PLAN, DEFAULT_TIERS, later, "phase1")
+    assert (long.requests, long.keyed, sum(long.bins.values())) == (4, 3, 4)
+    assert 60 <= long.seconds <= 300
+    everything = DEFAULT_PLAN.model_copy(update={"scope": "all"})
+    assert (await history.lately(store, everything, DEFAULT_TIERS, later)).requests == 5
+    by_candidate = await history.lately(store, DEFAULT_PLAN, DEFAULT_TIERS, later, "phase2")
+    assert by_candidate.requests == 0
+    traffic = await history.recent_traffic(store, DEFAULT_PLAN, DEFAULT_TIERS, later)
+    assert traffic is not None
+    assert traffic.requests_per_s == pytest.approx(4 / long.seconds)
+    assert traffic.keyed_percent == 75
+    assert traffic.source.startswith("no rollout, the last ")
+    await store.close()
+
+
+async def test_requests_of_a_rollout_are_no_background(tmp_path: Path, valkey_url: str) -> None:
+    await publish(valkey_url, snapshot(1, mode="ab", weight=50))
+    async with gateway(tmp_path, redis_url=valkey_url, tiers=DEFAULT_TIERS) as rig:
+        await rig.predict(120)
+        await rig.predict(120, headers={"x-turnout-arm": "phase1"})
+        await rig.predict(20)
+    store = RedisStore(valkey_url)
+    everything = DEFAULT_PLAN.model_copy(update={"scope": "all"})
+    assert (await history.lately(store, everything, DEFAULT_TIERS, time.time())).requests == 1
+    await store.close()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
+from rollout.background import ROLLOUT, place
 from rollout.errors import OutcomeUnknown, StoreUnavailable
 from rollout.feed import Feed
 from rollout.machine import AuditEntry, Record, begin, live
@@ -345,6 +346,26 @@ async def test_labels_may_be_read_as_they_come(
     horizon = Horizon(now, 60, 3600, wait_for_labels=False)
     seen = await store.observations("r1", 1, ["shadow-5"], horizon=horizon)
     assert seen.stage("shadow-5").labels.total == {"due.candidate": 1, "labels.candidate": 1}
+
+
+async def test_the_background_of_a_day_is_read_back_by_place(
+    store: Store, report: Callable[..., asyncio.Future[None]]
+) -> None:
+    minutes = (NOW_MINUTE, NOW_MINUTE - 23 * 60, NOW_MINUTE - 26 * 60)
+    for sequence, minute in enumerate(minutes, start=1):
+        cell = Cell(ROLLOUT, 0, place("phase2", "phase1"), minute, "-")
+        await report(Batch("b", sequence, {cell: {"requests": 1, "waited.400": 1}}), BEAT)
+    places = [place("phase2", "phase1"), place("phase2", "phase2")]
+    assert await store.background(places, NOW) == {
+        "phase2/phase1": {
+            f"{minutes[0]}|requests": 1,
+            f"{minutes[1]}|requests": 1,
+            "-|waited.400": 2,
+        },
+        "phase2/phase2": {},
+    }
+    seen = await store.observations(ROLLOUT, 0, [places[0]])
+    assert seen.counts == {places[0]: {}}
 
 
 # --- what only a server can do -------------------------------------------------------------------
