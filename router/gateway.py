@@ -147,10 +147,12 @@ class Gateway:
                 copied=copy is not None,
             )
         )
-        if settled.answered.prediction is None:
+        prediction, most = settled.answered.prediction, question.terms.top_k
+        if prediction is None or prediction.ids.size <= most:
             return outcome
-        trimmed = _trim(settled.answered.prediction, question.terms.top_k)
-        return replace(outcome, answered=replace(settled.answered, prediction=trimmed))
+        return replace(
+            outcome, answered=replace(settled.answered, prediction=_trim(prediction, most))
+        )
 
     def _decide(
         self, question: Question, admission: Admission, snapshot: Snapshot, override: str | None
