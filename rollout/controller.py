@@ -1,7 +1,8 @@
 """Load, judge, step, save: every command walks the same four steps.
 
-The controller holds no state of its own, so any number of them may run: what makes a command happen
-once is the store's compare-and-set. A command that builds on a version somebody saw
+The controller holds no state that matters (how high the guard has been is kept with the record at
+every transition), so any number of them may run: what makes a command happen once is the store's
+compare-and-set. A command that builds on a version somebody saw
 (`expected_version`), or that depends on what the gate says, is never retried over a conflict: its
 author must look again. `pause` and `abort` mean the same whatever happened meanwhile, so they try
 again, a few times.
@@ -20,6 +21,7 @@ from rollout.forecast import forecast
 from rollout.history import History
 from rollout.judge import Judgement, Seen, judge, unreadable
 from rollout.machine import Command, Detail, IllegalTransition, Record, begin, event_of, step
+from rollout.marks import marks_of, unknown_marks
 from rollout.minutes import Horizon
 from rollout.orders import Order, Refused, Result, Status, Verb, describe
 from rollout.plan import Plan
@@ -38,7 +40,7 @@ from rollout.store.port import (
 )
 from rollout.tally import CountsError, StageTally, summarise
 from rollout.tick import Act, Facts, Move, Stay, barred, models, tick
-from rollout.tiers import merge_tiers, table_changes
+from rollout.tiers import CannotStart, incumbent_of, merge_tiers, table_changes
 from rollout.transition import (
     UNCHANGED,
     Decision,
@@ -84,6 +86,8 @@ class Controller:
         self._store = store
         self._tiers = tiers
         self._new_token = new_token
+        self._latched: dict[tuple[str, int], float] = {}
+        """How high the guard has been (ln), by rollout and evidence epoch."""
 
     # --- commands --------------------------------------------------------------------------------
 
@@ -197,15 +201,18 @@ class Controller:
             return Ticked(None)
         figures, judged = await self._judged(record, stored.now)
         move = self._move(stored, record, figures, judged)
-        ticked = await self._act(stored, record, move, lease)
+        ticked = await self._act(stored, record, move, judged.guard_high, lease)
         acts = ticked.result is not None
         await history.keep_look(self._store, record, figures, judged, stored.now, acts=acts)
         return ticked
 
-    async def _act(self, stored: Stored, record: Record, move: Move, lease: Lease) -> Ticked:
+    async def _act(
+        self, stored: Stored, record: Record, move: Move, high: float, lease: Lease
+    ) -> Ticked:
         if isinstance(move, Stay):
             return Ticked(move)
-        after = step(record, move.event, stored.now, move.detail)
+        detail = move.detail.model_copy(update={"guard_high": high})
+        after = step(record, move.event, stored.now, detail)
         decision = Decision.of(record, after, move.detail.verdict, move.reason)
         order = Order(actor=TICKER, reason=move.reason[:1000])
         made = draft(move.event, record.id, order, decision, stored)
@@ -308,6 +315,15 @@ class Controller:
         known = stored.furthest.applied if stored.lost and stored.furthest else stored.snapshot
         held_tiers = known.tiers if known else ()
         tiers = merge_tiers(self._tiers, held_tiers)
+        incumbent = incumbent_of(plan.candidate, tiers)
+        latency = await history.recent_latency(self._store, plan, tiers, incumbent, stored.now)
+        marks = marks_of(plan, latency)
+        if missing := unknown_marks(plan, marks):
+            raise CannotStart(
+                f"the plan {plan.name!r} requires latency_relative, and the recent "
+                f"{' and '.join(missing)} of {incumbent} in its scope is not known: a rollout that "
+                "does not require it measures it"
+            )
         record = begin(
             plan,
             tiers,
@@ -315,6 +331,7 @@ class Controller:
             salt=self._new_token(),
             now=stored.now,
             retry_of=before,
+            marks=marks,
         )
         _thawed(record, stored.now)
         changes = table_changes(held_tiers, tiers) if held_tiers else ()
@@ -373,26 +390,33 @@ class Controller:
 
     async def _judged(self, record: Record, now: float) -> tuple[StageTally | None, Judgement]:
         """Judge the stage that `record` is in, or was left in, on all that its epoch has shown."""
+        plan = record.plan
         visits = [one for one in record.visits if one.evidence_epoch == record.evidence_epoch]
-        names = [one.stage for one in visits]
+        by_name = {stage.name: stage for stage in plan.stages}
         horizon = Horizon(
-            now,
-            watermark_s=record.plan.watermark_s,
-            label_window_s=record.plan.label_window_s,
-            wait_for_labels=record.plan.labels == "closed",
+            now=now,
+            watermark_s=plan.watermark_s,
+            label_window_s=plan.label_window_s,
+            wait_for_labels=plan.labels == "closed",
         )
-        seen = await self._store.observations(
-            record.id, record.evidence_epoch, names, horizon=horizon
+        found = await self._store.observations(
+            record.id, record.evidence_epoch, [one.stage for one in visits], horizon=horizon
         )
-        by_name = {stage.name: stage for stage in record.plan.stages}
         try:
-            found = {name: seen.stage(name) for name in names}
+            shown = {one.stage: found.stage(one.stage) for one in visits}
         except CountsError as error:
             return None, Judgement.of(unreadable(str(error)))
-        elapsed_s = (visits[-1].left_at or now) - visits[-1].entered_at
-        figures = summarise(record.stage, found[record.stage.name].total)
-        shown = [Seen(by_name[name], one.counts, one.labels) for name, one in found.items()]
-        return figures, judge(record.plan, shown, elapsed_s)
+        seen = [Seen(by_name[name], one.counts, one.labels) for name, one in shown.items()]
+        epoch = (record.id, record.evidence_epoch)
+        judged = judge(
+            plan,
+            seen,
+            (visits[-1].left_at or now) - visits[-1].entered_at,
+            marks=record.marks,
+            guard_high=max(record.guard_high, self._latched.get(epoch, 0.0)),
+        )
+        self._latched = {epoch: judged.guard_high}
+        return summarise(record.stage, shown[record.stage.name].total), judged
 
     async def _found(self, stored: Stored, rollout: str) -> Record:
         """Give a record, of the present rollout or of a past one. Raises NoRollout."""

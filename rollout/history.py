@@ -8,9 +8,11 @@ from typing import Final
 from rollout.background import Background, background, place, tiers_in_scope
 from rollout.errors import StoreUnavailable
 from rollout.forecast import DAY_S, Traffic
+from rollout.gates import LatencyQuantile
 from rollout.machine import Record
+from rollout.marks import quantiles
 from rollout.plan import Plan
-from rollout.snapshot import KEPT_SAMPLES, Counter, Sample, Scope, Tier
+from rollout.snapshot import KEPT_SAMPLES, Arm, Counter, Role, Sample, Scope, Tier
 from rollout.store.port import Journal, Observations, Store
 from rollout.tally import StageTally
 from rollout.trace import Point, due, point
@@ -115,6 +117,43 @@ async def _traffic_on_trial(store: Store, scope: Scope, now: float) -> Traffic |
         if traffic := _traffic(seen.counts[visit.stage], lasted, f"{record.id}, {visit.stage}"):
             return traffic
     return None
+
+
+async def recent_latency(
+    store: Store, plan: Plan, tiers: tuple[Tier, ...], arm: Arm, now: float
+) -> dict[LatencyQuantile, float]:
+    """Find the quantiles (seconds) of what clients of `arm` waited for in a plan's scope, lately.
+
+    First outside rollouts, since the last one; else in the newest rollout that served enough.
+    """
+    if found := quantiles((await lately(store, plan, tiers, now, arm=arm)).bins):
+        return found
+    return await _latency_on_trial(store, plan.scope, arm, now)
+
+
+async def _latency_on_trial(
+    store: Store, scope: Scope, arm: Arm, now: float
+) -> dict[LatencyQuantile, float]:
+    for record in await store.past():
+        role: Role = "candidate" if arm == record.plan.candidate else "incumbent"
+        if record.plan.scope != scope or (role == "incumbent" and arm != record.incumbent):
+            continue
+        for visit in reversed(record.visits):
+            if visit.entered_at < now - RECENT_S:
+                break
+            seen = await store.observations(record.id, visit.evidence_epoch, [visit.stage])
+            if found := quantiles(_latencies(seen.counts[visit.stage], role)):
+                return found
+    return {}
+
+
+def _latencies(counts: Mapping[str, int], role: Role) -> dict[int, int]:
+    prefix, bins = f"latency.{role}.", dict[int, int]()
+    for field, value in counts.items():
+        name = field.rpartition("|")[2]
+        if name.startswith(prefix) and (tail := name.removeprefix(prefix)).isdecimal():
+            bins[int(tail)] = bins.get(int(tail), 0) + value
+    return bins
 
 
 def _traffic(counts: Mapping[str, int], lasted_s: float, source: str) -> Traffic | None:

@@ -16,8 +16,9 @@ from typing import ClassVar, Final, Literal
 from pydantic import Field
 
 from rollout.errors import RolloutError
+from rollout.marks import marks_of
 from rollout.plan import Plan, Stage
-from rollout.snapshot import Arm, Frozen, Live, Tier
+from rollout.snapshot import Arm, Frozen, Live, Mark, MarkName, Tier
 from rollout.tiers import check_scope, incumbent_of
 from rollout.verdict import Verdict
 
@@ -144,6 +145,10 @@ class Record(Frozen):
     """Whether a person let the present stage go on past its limit."""
     identities: dict[Arm, tuple[str, ...]] = Field(default_factory=dict)
     """The models that the present evidence is about, as far as they are known."""
+    marks: dict[MarkName, Mark] = Field(default_factory=dict)
+    """The latencies that are counted against: frozen when the rollout began."""
+    guard_high: float = 0.0
+    """ln of the highest average e-value of the guard, as far as a transition has kept it."""
 
     @property
     def stage(self) -> Stage:
@@ -195,6 +200,8 @@ class Detail(Frozen):
     cause: Cause = "evidence"
     reason: str = ""
     identities: dict[Arm, tuple[str, ...]] = Field(default_factory=dict)
+    guard_high: float | None = None
+    """What the guard's average e-value had reached (ln): kept with the record."""
 
 
 # --- the life ------------------------------------------------------------------------------------
@@ -208,8 +215,12 @@ def begin(
     salt: str,
     now: float,
     retry_of: Record | None = None,
+    marks: Mapping[MarkName, Mark] | None = None,
 ) -> Record:
-    """Enter the first stage of `plan`. Raises CannotStart when the table does not allow it."""
+    """Enter the first stage of `plan`. Raises CannotStart when the table does not allow it.
+
+    `marks` are the latencies to count against (`rollout.marks`); by default the budget alone.
+    """
     incumbent = incumbent_of(plan.candidate, tiers)
     check_scope(plan.scope, plan.candidate, incumbent, tiers)
     return Record(
@@ -225,6 +236,7 @@ def begin(
         tiers_before=tiers,
         attempt=retry_of.attempt + 1 if retry_of else 1,
         retry_of=retry_of.id if retry_of else None,
+        marks=dict(marks_of(plan, {}) if marks is None else marks),
     )
 
 
@@ -241,6 +253,8 @@ def step(record: Record, event: Event, now: float, detail: Detail | None = None)
         changes |= effect(record, now, detail)
     if detail.verdict is not None:
         changes["verdicts"] = {**record.verdicts, record.stage.name: detail.verdict}
+    if detail.guard_high is not None and event != "void":
+        changes["guard_high"] = detail.guard_high
     return record.model_copy(update=changes)
 
 
@@ -328,6 +342,7 @@ def _void(record: Record, now: float, detail: Detail) -> dict[str, object]:
         "evidence_epoch": epoch,
         "visits": (*_leave(record, now), again),
         "identities": {**record.identities, **detail.identities},
+        "guard_high": 0.0,
         **_CLEARED,
         "hold": Hold(cause="model", reason=detail.reason, at=now),
     }
@@ -404,6 +419,7 @@ def live(record: Record) -> Live | None:
         weight=stage.weight,
         shadow_sample=stage.shadow_sample,
         label_window_s=record.plan.label_window_s,
+        marks=record.marks,
     )
 
 

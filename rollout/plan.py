@@ -92,8 +92,9 @@ class Plan(Frozen):
     scope: Scope = Field(default="long", description="Which requests take part.")
     unit: Unit = Field(default="request", description="What assignment is sticky to.")
     stages: tuple[Stage, ...] = Field(description="In order; the last is ab at 100 %.")
-    max_error_rate: Share = Field(
-        default=0.5, description="Percent of the candidate's own attempts that may fail."
+    max_error_rate: Points = Field(
+        default=0.5,
+        description="Percent of the candidate's own attempts that may fail; 0 could not be proven.",
     )
     error_margin: Points = Field(
         default=0.5,
@@ -101,7 +102,7 @@ class Plan(Frozen):
     )
     error_ratio: Ratio = Field(
         default=2,
-        description="A/B gate: how many times the incumbent's error rate is still acceptable.",
+        description="A/B gate: errors above max_error_rate pass up to so many of the incumbent's.",
     )
     rollback_error_ratio: Ratio = Field(
         default=1,
@@ -138,7 +139,7 @@ class Plan(Frozen):
     major_stratum: Share = Field(
         default=20, description="Percent of the traffic in scope that makes a stratum a major one."
     )
-    agreement_floor: dict[Agreement, Annotated[float, Field(ge=-1, lt=1)]] = Field(
+    agreement_floor: dict[Agreement, Annotated[float, Field(gt=-1, lt=1)]] = Field(
         default={"overlap10": 0.3},
         description="What the mean agreement of the arms must exceed: reported, not required.",
     )

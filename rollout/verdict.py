@@ -96,10 +96,16 @@ class Judgement:
 
 
 def combine(checks: tuple[Check, ...]) -> Verdict:
-    """Take the worst kind of the `checks` that decide, and the reasons of those of that kind."""
+    """Take the worst kind of the `checks` that decide, and the reasons of those of that kind.
+
+    Of checks that all passed the names are enough: their reasons stand beside them.
+    """
     deciding = [check for check in checks if check.decides]
     kind = min((check.kind for check in deciding), key=SEVERITY.index)
-    reasons = "; ".join(check.reason for check in deciding if check.kind == kind)
+    if kind == "PASS" and len(deciding) > 1:
+        reasons = f"all {len(deciding)} checks ({', '.join(check.name for check in deciding)})"
+    else:
+        reasons = "; ".join(check.reason for check in deciding if check.kind == kind)
     return Verdict(kind=kind, checks=checks, reason=f"{_SAID[kind]}: {reasons}")
 
 

@@ -23,7 +23,9 @@ ORDER = Order(actor="ann", reason="a test")
 QUICK = DEFAULT_PLAN.model_copy(
     update={
         "stages": tuple(
-            stage.model_copy(update={"min_duration_s": 0.0, "min_requests": 1, "min_pairs": 0})
+            stage.model_copy(
+                update={"min_duration_s": 0.0, "min_requests": 1, "min_pairs": 0, "require": ()}
+            )
             for stage in DEFAULT_PLAN.stages
         )
     }
@@ -69,6 +71,13 @@ def batch(
         Counter.MIRROR_INTENDED: pairs,
         Counter.MIRROR_COMPARED: pairs,
         Counter.pair_error(incumbent=False, candidate=False): pairs,
+        Counter.pair_over("budget", incumbent=False, candidate=False): pairs,
+        Counter.due("incumbent"): incumbent,
+        Counter.due("candidate"): candidate,
+        Counter.labels("incumbent"): incumbent,
+        Counter.labels("candidate"): candidate,
+        Counter.hit("incumbent", 5): incumbent * 6 // 10,
+        Counter.hit("candidate", 5): candidate * 6 // 10,
     }
     return Batch("b", sequence, {Cell(rollout, 1, stage, 1, "101-200"): counts})
 
@@ -81,7 +90,12 @@ def world() -> World:
 async def test_the_default_plan_runs_from_shadow_to_success(world: World) -> None:
     started = await world.controller.start(DEFAULT_PLAN, ORDER)
     assert (started.version, started.stage) == ("1.1", "shadow-5")
-    for split in ((1500, 0, 75), (1500, 500, 100), (1000, 1000, 100), (0, 2000, 100)):
+    for split in (
+        (30_000, 0, 1500),
+        (15_000, 5_000, 1000),
+        (10_000, 10_000, 1000),
+        (0, 20_000, 1000),
+    ):
         await world.serve(*split)
         world.now += WEEK
         result = await world.controller.advance("current", ORDER)

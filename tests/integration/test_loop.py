@@ -29,7 +29,9 @@ QUICK = DEFAULT_PLAN.model_copy(
         "on_pass": "advance",
         "watermark_s": 0.0,
         "stages": tuple(
-            stage.model_copy(update={"min_duration_s": 0.0, "min_requests": 1, "min_pairs": 0})
+            stage.model_copy(
+                update={"min_duration_s": 0.0, "min_requests": 1, "min_pairs": 0, "require": ()}
+            )
             for stage in DEFAULT_PLAN.stages
         ),
     }

@@ -1,0 +1,151 @@
+"""The rollback guard: one average of e-values over everything that may be wrong. Pure.
+
+Its entries are metrics, in all strata and in each; errors and answers are multiplied over stages,
+latency is not, because it depends on load: there each stage has entries of its own. Weights are
+fixed at birth, by the plan alone, half of them on the entries without a stratum; an entry that has
+not started counts 1. A weighted average of e-values is one, under any dependence, so it reaches
+1/alpha with a chance of at most alpha, ever, if nothing is wrong. What is latched is the highest
+average; an average of highest values would be no e-value.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from rollout.forms import GUARD, Form, Metric
+from rollout.gates import GuardMetric
+from rollout.plan import Plan
+from rollout.tally import STRATA
+from rollout.telling import e_told, evidence
+from rollout.trials import Tested, Trial
+from rollout.verdict import Check, Evidence, Verdict, combine, e_value
+
+_SHOWN: Final = 3
+_RULE: Final = (
+    "the average, weighted as fixed by the plan, of the e-values of all entries of the guard; "
+    "H0 says that nothing is worse than the plan allows"
+)
+_PLACES: Final[tuple[tuple[str | None, float], ...]] = (
+    (None, 0.5),
+    *((stratum, 0.5 / len(STRATA)) for stratum in STRATA),
+)
+
+
+class Entry(NamedTuple):
+    """One thing that the guard looks at."""
+
+    metric: GuardMetric
+    form: Form
+    stage: str | None
+    """None: multiplied over all stages."""
+    stratum: str | None
+    weight: float
+
+
+def entries(plan: Plan) -> tuple[Entry, ...]:
+    """Lay out the guard of a plan; the weights sum to 1.
+
+    A metric's weight is shared out equally among its forms, and the stages of one that is not
+    multiplied. What no stage of the plan can measure has no entry.
+    """
+    cells: list[tuple[GuardMetric, Form, str | None, float]] = []
+    for name, weight in plan.guard.items():
+        metric = GUARD[name]
+        found = [(form, stage) for form in metric.forms for stage in _stages(plan, metric, form)]
+        cells += [(name, form, stage, weight / len(found)) for form, stage in found]
+    total = sum(weight for *_, weight in cells)
+    return tuple(
+        Entry(name, form, stage, stratum, weight / total * part)
+        for name, form, stage, weight in cells
+        for stratum, part in _PLACES
+    )
+
+
+def _stages(plan: Plan, metric: Metric, form: Form) -> list[str | None]:
+    able = [stage.name for stage in plan.stages if form.applies(stage)]
+    if metric.over_stages:
+        return [None] if able else []
+    return [*able]
+
+
+def guard(plan: Plan, trials: Sequence[Trial], high: float) -> tuple[Verdict, float]:
+    """Say whether the guard fires, and ln of the highest average so far (`high` before this)."""
+    stage = trials[-1].stage.name
+    weighed = [(entry, _ln_e(entry, trials)) for entry in entries(plan)]
+    if not weighed:
+        check = _check(plan, stage, 0.0, high, ())
+        return combine((check,)), high
+    shares = [math.log(entry.weight) + ln_e for entry, ln_e in weighed]
+    top = max(shares)
+    average = top
+    if math.isfinite(top):
+        average += math.log(sum(math.exp(one - top) for one in shares))
+    high = max(high, average)
+    order = sorted(range(len(shares)), key=shares.__getitem__, reverse=True)
+    leading = tuple(weighed[place] for place in order[:_SHOWN] if weighed[place][1] > 0)
+    shown = tuple(_entry_check(plan, trials, entry, ln_e) for entry, ln_e in leading)
+    return combine((_check(plan, stage, average, high, shown), *shown)), high
+
+
+def _ln_e(entry: Entry, trials: Sequence[Trial]) -> float:
+    form, stratum, total = entry.form, entry.stratum, 0.0
+    for trial in trials:
+        if entry.stage not in (None, trial.stage.name) or not trial.measurable(form):
+            continue
+        counts = tuple(form.counts(trial.reading(stratum), trial.plan))
+        if any(counts):
+            total += form.bet(trial.plan, trial.stage, stratum is not None).ln_e(counts)
+    return total
+
+
+def _check(plan: Plan, stage: str, average: float, high: float, shown: tuple[Check, ...]) -> Check:
+    bar = -math.log(plan.alpha_rollback)
+    fires = high >= bar
+    told = f"the guard's average e-value is {e_told(average)} ({math.exp(bar):.4g} fires it)"
+    if fires and average < bar:
+        told += f", and was {e_told(high)} before"
+    if fires and shown:
+        told += f"; most of it from {shown[0].reason}"
+    return Check(
+        name="rollback guard",
+        kind="FAIL" if fires else "PASS",
+        observed=f"e-value {e_told(average)}",
+        required=f"below {math.exp(bar):.4g}",
+        reason=told,
+        evidence=Evidence(
+            metric="guard",
+            stage=stage,
+            counts={},
+            ln_e=average,
+            e_value=e_value(average),
+            threshold=e_value(bar),
+            rule=_RULE,
+            needed=None,
+        ),
+    )
+
+
+def _entry_check(plan: Plan, trials: Sequence[Trial], entry: Entry, ln_e: float) -> Check:
+    """Show one entry. It is reported: what fires is the average."""
+    bar = -math.log(plan.alpha_rollback)
+    trial = next(
+        trial
+        for trial in reversed(trials)
+        if entry.stage in (None, trial.stage.name) and trial.measurable(entry.form)
+    )
+    bet = entry.form.bet(plan, trial.stage, entry.stratum is not None)
+    counts = tuple(entry.form.counts(trial.reading(entry.stratum), plan))
+    title = GUARD[entry.metric].title.replace("@k", f"@{plan.gate_hit}")
+    tested = Tested(ln_e, ln_e, leading=(bet, counts), size=bet.size(counts))
+    seen = evidence(tested, bar, metric=entry.metric, stage=trial.stage.name, stratum=entry.stratum)
+    where = f" of {entry.stratum} vectors" if entry.stratum else ""
+    name = f"{title}, {entry.form.name}{where}"
+    return Check(
+        name=f"guard: {name}",
+        kind="FAIL" if ln_e >= bar else "INCONCLUSIVE",
+        observed=f"e-value {e_told(ln_e)}",
+        required=f"weight {100 * entry.weight:.3g} %",
+        reason=f"{name} in {trial.stage.name} ({bet.said(counts)}): e-value {e_told(ln_e)}",
+        decides=False,
+        evidence=seen,
+    )

@@ -1,0 +1,157 @@
+"""The stages visited under one evidence epoch, ready to be tested. Pure.
+
+A stage whose counts contradict each other proves nothing, and where the split was not the one
+intended nothing that relies on the split does: their factors are 1.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Final
+
+from rollout.bets import Bet
+from rollout.evidence import ln_e_ratio
+from rollout.forms import Form, Metric
+from rollout.plan import Plan, Stage
+from rollout.readings import Reading, Seen
+from rollout.tally import STRATA
+
+LN_E_RATIO: Final = math.log(1000)
+"""Evidence that traffic is not split as intended."""
+
+
+class Trial:
+    """One visited stage."""
+
+    def __init__(self, seen: Seen, plan: Plan) -> None:
+        self.stage: Stage = seen.stage
+        self.plan = plan
+        self._strata = {name: Reading(seen, plan.unit, (name,)) for name in STRATA}
+        self.all = Reading(seen, plan.unit, each=tuple(self._strata.values()))
+        self.requests = self.all if plan.unit == "request" else Reading(seen, "request")
+        """Requests even where keys are the unit: for coverage, which is no statistic."""
+
+    def reading(self, stratum: str | None) -> Reading:
+        """Give the stage's counters in one stratum, or in all."""
+        return self.all if stratum is None else self._strata[stratum]
+
+    @cached_property
+    def contradictions(self) -> tuple[str, ...]:
+        """Counts that cannot both be true."""
+        readings = [self.all, *(self.reading(name) for name in STRATA)]
+        return tuple(told for reading in readings for told in reading.contradictions())
+
+    @cached_property
+    def ln_e_split(self) -> float:
+        """Evidence against the intended split of the assignment, as ln E."""
+        if not self.stage.splits:
+            return 0.0
+        counts = (self.all.assigned("incumbent"), self.all.assigned("candidate"))
+        return self._ratio(counts)
+
+    @cached_property
+    def ln_e_labels(self) -> float:
+        """Evidence against truths coming equally often for both arms, as ln E."""
+        if not self.stage.splits:
+            return 0.0
+        return self._ratio((self.all.labels("incumbent"), self.all.labels("candidate")))
+
+    @cached_property
+    def ln_e_mirrors(self) -> float:
+        """Evidence against the intended sample of mirrors, as ln E."""
+        stage, mirrors = self.stage, self.all.mirrors
+        sample = stage.weight if stage.mode == "shadow" else stage.shadow_sample
+        return self._ratio((self.all.requests - mirrors, mirrors), sample)
+
+    def measurable(self, form: Form) -> bool:
+        """Whether `form` says anything in this stage."""
+        if not form.applies(self.stage) or self.contradictions:
+            return False
+        split_holds = not form.splits or self.ln_e_split < LN_E_RATIO
+        return split_holds and not (form.labelled and self.ln_e_labels >= LN_E_RATIO)
+
+    def _ratio(self, counts: tuple[int, int], percent: float | None = None) -> float:
+        share = (self.stage.weight if percent is None else percent) / 100
+        if not 0 < share < 1 or min(counts) < 0:
+            return 0.0
+        return ln_e_ratio(counts, (1 - share, share))
+
+
+@dataclass(frozen=True, slots=True)
+class Tested:
+    """A metric's evidence, of one direction, over the stages that it is multiplied over."""
+
+    ln_e: float
+    here: float
+    """Of the present stage alone."""
+    by_stage: dict[str, float] = field(default_factory=dict)
+    leading: tuple[Bet, tuple[int, ...]] | None = None
+    """The form with the most evidence, and its counts in the present stage."""
+    others: tuple[tuple[Bet, tuple[int, ...]], ...] = ()
+    size: int = 0
+    """Observations of the leading form in all its stages."""
+
+
+def weigh(
+    metric: Metric,
+    trials: Sequence[Trial],
+    stratum: str | None = None,
+    *,
+    opposite: bool = False,
+) -> Tested:
+    """Test a metric: the average over its forms of the products over stages.
+
+    Of claims of which one suffices (`Metric.either`) all must be refuted: the least one counts.
+    """
+    present = trials[-1]
+    forms = [form for form in metric.forms if form.applies(present.stage)]
+    over = trials if metric.over_stages else trials[-1:]
+    found: list[tuple[float, float, int, Bet, tuple[int, ...]]] = []
+    by_stage: dict[str, float] = {}
+    for form in forms:
+        total, here, size = 0.0, 0.0, 0
+        bet, counts = _bet(form, present, stratum, opposite=opposite)
+        for trial in over:
+            if not trial.measurable(form):
+                continue
+            one, numbers = (
+                (bet, counts) if trial is present else _bet(form, trial, stratum, opposite=opposite)
+            )
+            here = one.ln_e(numbers)
+            total += here
+            size += one.size(numbers)
+            prefix = f"{form.name} " if len(forms) > 1 else ""
+            if metric.over_stages:
+                by_stage[f"{prefix}{trial.stage.name}"] = here
+        here = here if present.measurable(form) else 0.0
+        found.append((total, here, size, bet, counts))
+    if not found:
+        return Tested(0.0, 0.0)
+    found.sort(key=lambda one: one[0], reverse=True)
+    total, _, size, bet, counts = found[0]
+    combined = min if metric.either and opposite else _average
+    return Tested(
+        ln_e=combined([one[0] for one in found]),
+        here=combined([one[1] for one in found]),
+        by_stage=by_stage,
+        leading=(bet, counts),
+        others=tuple((one[3], one[4]) for one in found[1:]),
+        size=size,
+    )
+
+
+def _bet(
+    form: Form, trial: Trial, stratum: str | None, *, opposite: bool
+) -> tuple[Bet, tuple[int, ...]]:
+    bet = form.bet(trial.plan, trial.stage, stratum is not None)
+    counts = tuple(form.counts(trial.reading(stratum), trial.plan))
+    return (bet.opposite if opposite else bet), counts
+
+
+def _average(logarithms: Sequence[float]) -> float:
+    """Give ln of the mean of exp."""
+    top = max(logarithms)
+    if not math.isfinite(top):
+        return top
+    return top + math.log(sum(math.exp(one - top) for one in logarithms) / len(logarithms))
