@@ -4,6 +4,7 @@ import asyncio
 import importlib
 import os
 import shlex
+from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Final
@@ -22,6 +23,7 @@ from backends.training.verbs.train import train
 from deploy import local
 from deploy.ask import feedback, predict
 from deploy.board import Board
+from deploy.broken import Fault
 from deploy.children import Child, StartError
 from deploy.keys import app as key_commands
 from rollout.cli import app as rollout_commands
@@ -29,6 +31,14 @@ from rollout.simulate.cli import simulate
 from rollout.snapshot import Tier
 
 FAILED: Final = 1
+
+
+class Candidate(StrEnum):
+    """Whose rollout a demo shows."""
+
+    TRAINED = "trained"
+    BROKEN = "broken"
+
 
 app = typer.Typer(
     name="turnout",
@@ -208,6 +218,17 @@ def _gateway_option(layout: local.Layout) -> str:
 def demo(
     out: Annotated[Path, typer.Option(help="Where the report is written.")] = Path("demo-report"),
     bank: Bank = local.DATA,
+    candidate: Annotated[
+        Candidate,
+        typer.Option(help="`broken`: spoil the candidate's predictions, and see it rolled back."),
+    ] = Candidate.TRAINED,
+    fault: Annotated[
+        Fault,
+        typer.Option(
+            help="How a broken candidate is broken: status 500, answers that come seconds later, "
+            "or answers to vectors whose features are in the wrong order."
+        ),
+    ] = Fault.ERRORS,
 ) -> None:
     """Walk a rollout from 5 % shadow to 100 % on real text, and write its report.
 
@@ -215,6 +236,8 @@ def demo(
     HTTP (contexts from 5 to 599 vectors, the truth fed back), advances the default plan with its
     durations shortened, prints a table per stage, writes the report as HTML and JSON, and leaves
     nothing running. Takes one to three minutes on two cores.
+
+    `turnout demo --candidate broken --fault wrong` shows the way back.
     """
     # other verbs start faster without these
     from backends.training.archive import ArchiveError  # noqa: PLC0415
@@ -222,7 +245,8 @@ def demo(
 
     console = Console()
     try:
-        asyncio.run(run_demo(out, bank.absolute(), console))
+        spoiled = fault if candidate is Candidate.BROKEN else None
+        asyncio.run(run_demo(out, bank.absolute(), console, spoiled))
     except (local.LocalError, StartError, ArchiveError, DemoError) as error:
         console.print(f"[red]turnout demo:[/red] {error}", highlight=False, soft_wrap=True)
         raise typer.Exit(FAILED) from None

@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from deploy import local
 from deploy.board import Board
+from deploy.broken import Fault
 from deploy.chains import load_chains
 from deploy.children import Child
 from deploy.replay import TIMEOUT_S, Outcome, Query, queries, replay
@@ -37,6 +38,10 @@ PATIENCE: Final = 4
 """A stage whose gate stays shut gets at most this many times its requests."""
 SETTLE_S: Final = 1.0
 """Time for the last comparisons and labels of a batch to be counted."""
+
+
+BY_ITSELF: Final = frozenset({"rolled_back", "held"})
+"""The states into which the controller brings a rollout that must not go on."""
 
 
 class DemoError(Exception):
@@ -83,18 +88,23 @@ class Demo:
     console: Console
     outcome: Outcome = field(default_factory=Outcome)
 
-    async def walk(self, plan: Plan) -> None:
-        """Take the plan from its first stage to its end. Raises DemoError."""
+    async def walk(self, plan: Plan) -> str:
+        """Take the plan as far as it goes; say in a sentence where it stopped, "" for its end.
+
+        Raises DemoError.
+        """
         start = {"plan": plan.model_dump(mode="json"), **_because("the demo begins")}
         await self._command("/v1/rollouts", start)
         with _progress(self.console) as progress:
             for stage in plan.stages:
                 label = f"{stage.name}: {stage.weight:g} % {stage.mode}"
                 task = progress.add_task(label, total=stage.min_requests)
-                await self._serve_stage(stage.min_requests, progress, task)
+                if stopped := await self._serve_stage(stage.min_requests, progress, task):
+                    return stopped
+        return ""
 
-    async def _serve_stage(self, in_scope: int, progress: Progress, task: Any) -> None:
-        """Send traffic until the stage's gate opens, and go through it."""
+    async def _serve_stage(self, in_scope: int, progress: Progress, task: Any) -> str:
+        """Send traffic until the stage's gate opens, and go through it; else say what kept it."""
         served = 0
 
         def sent(query: Query) -> None:
@@ -106,6 +116,8 @@ class Demo:
         refused = ""
         while served < in_scope * PATIENCE:
             await replay(self.gateway, self.source, BATCH, self.outcome, sent)
+            if stopped := await self._ended():
+                return stopped
             if served < in_scope:
                 continue
             await asyncio.sleep(SETTLE_S)
@@ -113,9 +125,20 @@ class Demo:
                 "/v1/rollouts/current/advance", json=_because("the demo's next stage")
             )
             if answer.is_success:
-                return
+                return ""
             refused = answer.json()["error"]
-        raise DemoError(f"the gate stayed shut after {served} requests in scope: {refused}")
+        return await self._ended() or f"{served} requests did not decide: {refused}"
+
+    async def _ended(self) -> str:
+        """Say how the controller ended the rollout by itself, and why; "" while it goes on."""
+        answer = await self.controller.get("/v1/rollouts/current")
+        if not answer.is_success:
+            return ""
+        rollout = answer.json()["rollout"]
+        if rollout["state"] not in BY_ITSELF:
+            return ""
+        verdict = rollout["verdicts"].get(rollout["stage"]) or {"reason": "no verdict is kept"}
+        return f"{rollout['state']} in the stage {rollout['stage']}: {verdict['reason']}"
 
     async def confirm_hybrid(self) -> dict[str, str]:
         """Ask with a short and with a long context after the rollout, and say who answered."""
@@ -143,8 +166,10 @@ class Demo:
             raise DemoError(f"POST {path} was refused: {answer.text[:300]}")
 
 
-async def run_demo(out: Path, bank: Path, console: Console) -> None:
+async def run_demo(out: Path, bank: Path, console: Console, fault: Fault | None = None) -> None:
     """Run the demo and write `report.html` and `report.json` into `out`.
+
+    With a `fault` the candidate is broken in that way, and must be rolled back.
 
     Raises LocalError, StartError, ArchiveError or DemoError; whatever happens, nothing is left
     running and the temporary directory is removed.
@@ -156,7 +181,7 @@ async def run_demo(out: Path, bank: Path, console: Console) -> None:
     async def work() -> None:
         nonlocal children
         with tempfile.TemporaryDirectory(prefix="turnout-demo-") as scratch:
-            layout = free_layout(Path(scratch), bank)
+            layout = free_layout(Path(scratch), bank, fault)
             with Board(console) as board:
                 async with contextlib.AsyncExitStack() as stack:
                     children = await stack.enter_async_context(local.running(layout, board.changed))
@@ -178,25 +203,33 @@ async def _demonstrate(
         if untrained
         else "the arms that ship, on chains that they were not trained on"
     )
+    if layout.double:
+        weights += f", {layout.double.arm} broken on purpose: {layout.double.fault}"
     console.print(
         f"\nWhat follows shows how a rollout works, with {weights}. So few requests do not tell "
         "which arm is better: `turnout evaluate` does.\n"
     )
     async with _clients(layout) as (gateway, controller):
         demo = Demo(gateway, controller, source, console)
-        await demo.walk(shortened(DEFAULT_PLAN))
+        stopped = await demo.walk(shortened(DEFAULT_PLAN))
         answered = await demo.confirm_hybrid()
         text = await demo.report()
     report = Report.model_validate_json(text)
     (out / "report.json").write_bytes(text)
     (out / "report.html").write_text(render_html(report), encoding="utf-8")
     console.print(stage_table(report))
-    _say_outcome(demo.outcome, answered, out, console)
+    _say_outcome(demo.outcome, answered, stopped, out, console)
+    if layout.double and not stopped.startswith("rolled_back"):
+        raise DemoError(f"the broken candidate was not rolled back: {stopped or 'it went through'}")
 
 
-def _say_outcome(outcome: Outcome, answered: dict[str, str], out: Path, console: Console) -> None:
+def _say_outcome(
+    outcome: Outcome, answered: dict[str, str], stopped: str, out: Path, console: Console
+) -> None:
     failed = "; ".join(f"{count} x {kind}" for kind, count in outcome.failed.items()) or "none"
     console.print(f"requests sent  {outcome.sent}, failed: {failed}", highlight=False)
+    ended = stopped or "at its end: the candidate is active"
+    console.print(f"the rollout    {ended}", highlight=False, markup=False, soft_wrap=True)
     console.print(
         f"now in force   short: {answered['short']}, long: {answered['long']}", highlight=False
     )
@@ -207,19 +240,23 @@ def _say_outcome(outcome: Outcome, answered: dict[str, str], out: Path, console:
     )
 
 
-def free_layout(state_dir: Path, bank: Path) -> local.Layout:
-    """Return a layout on ports of the loopback interface that are free now."""
+def free_layout(state_dir: Path, bank: Path, fault: Fault | None = None) -> local.Layout:
+    """Return a layout on ports of the loopback interface that are free now.
+
+    With a `fault`, a double that spoils its predictions so stands in front of the candidate.
+    """
     with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(4)]
+        probes = [stack.enter_context(socket.socket()) for _ in range(5)]
         for probe in probes:
             probe.bind(("127.0.0.1", 0))
-        gateway, controller, *backends = (int(probe.getsockname()[1]) for probe in probes)
+        gateway, controller, double, *backends = (int(one.getsockname()[1]) for one in probes)
     return local.Layout(
         state_dir=state_dir,
         gateway_port=gateway,
         controller_port=controller,
         backend_ports=tuple(backends),
         bank=bank,
+        double=local.Double(DEFAULT_PLAN.candidate, fault, double) if fault else None,
     )
 
 
