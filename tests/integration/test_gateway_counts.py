@@ -10,8 +10,11 @@ from gateway_rig import context, counts, counts_with, gateway, publish, snapshot
 
 from backends.protocol import Request, write_request
 from rollout import history
+from rollout.background import background, place
+from rollout.controller import Controller
 from rollout.feed import Feed
 from rollout.minutes import Horizon
+from rollout.orders import Order
 from rollout.plan import DEFAULT_PLAN
 from rollout.snapshot import DEFAULT_TIERS, Mark
 from rollout.store.redis import RedisStore
@@ -192,3 +195,29 @@ async def test_requests_of_a_rollout_are_no_background(tmp_path: Path, valkey_ur
     everything = DEFAULT_PLAN.model_copy(update={"scope": "all"})
     assert (await history.lately(store, everything, DEFAULT_TIERS, time.time())).requests == 1
     await store.close()
+
+
+async def test_a_start_freezes_the_incumbents_latency_from_what_gateways_saw_before(
+    tmp_path: Path, valkey_url: str
+) -> None:
+    async with gateway(tmp_path, redis_url=valkey_url, tiers=DEFAULT_TIERS) as rig:
+        for _ in range(40):
+            await rig.predict(120)
+        store = RedisStore(valkey_url)
+        before = await store.background([place("phase2", "phase1")], time.time())
+        while sum(background(before, time.time(), 0).bins.values()) < 40:
+            await asyncio.sleep(0.01)
+            before = await store.background([place("phase2", "phase1")], time.time())
+        controller = Controller(store, DEFAULT_TIERS)
+        order = Order(actor="ann", reason="a test")
+        plan = DEFAULT_PLAN.model_copy(update={"latency_margins": {"p50": 50.0, "p99": 50.0}})
+        await controller.start(plan, order)
+        stored = await store.load()
+        assert stored.snapshot is not None
+        assert stored.snapshot.rollout is not None
+        marks = stored.snapshot.rollout.marks
+        await store.close()
+    assert set(marks) == {"budget", "p50"}  # forty requests say nothing about a p99
+    assert 1e-4 < marks["p50"].incumbent < 10
+    assert marks["p50"].candidate == pytest.approx(1.5 * marks["p50"].incumbent)
+    assert marks["budget"].incumbent == marks["budget"].candidate == plan.latency_budget_s
