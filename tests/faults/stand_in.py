@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from backends.answer import write_answer
 from backends.metadata import model_metadata
-from backends.protocol import MODEL, OUTPUTS, Prediction, Request, version_of, write_answer
+from backends.protocol import MODEL, OUTPUTS, Prediction, Request, version_of
 
 
 @dataclass
