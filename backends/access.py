@@ -34,6 +34,7 @@ MAX_PRESENTED: Final = 256
 REALM: Final = "turnout"
 UNAUTHORIZED: Final = 401
 FORBIDDEN: Final = 403
+_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f]")
 _HASH: Final = re.compile(r"sha256:([0-9a-f]{64})")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 
@@ -50,9 +51,13 @@ class Right(StrEnum):
     VIEWER = "viewer"
     """Controller: look."""
     OPERATOR = "operator"
-    """Controller: start, advance, pause, resume, abort."""
+    """Controller: look; start, advance, pause, resume, abort, retry, undo."""
     APPROVER = "approver"
-    """Controller: approve, and promote without waiting for a gate."""
+    """Controller: look; approve, and promote without waiting for a gate."""
+
+
+IMPLIED: Final = {Right.OPERATOR: Right.VIEWER, Right.APPROVER: Right.VIEWER}
+"""Whoever may act must be able to look."""
 
 
 class KeyFileError(ValueError):
@@ -122,7 +127,7 @@ def authorize(keys: KeyRing, authorization: str | None, right: Right) -> Key | R
     key = keys.find(presented) if len(presented) <= MAX_PRESENTED else None
     if key is None:
         return _unknown("this API key is not known here")
-    if right not in key.rights:
+    if right not in key.rights and right not in {IMPLIED.get(held) for held in key.rights}:
         return Refusal(
             FORBIDDEN,
             f'the API key of "{key.name}" lacks the right "{right}"; it has '
@@ -134,6 +139,15 @@ def authorize(keys: KeyRing, authorization: str | None, right: Right) -> Key | R
 
 def _unknown(message: str) -> Refusal:
     return Refusal(UNAUTHORIZED, message, f'Bearer realm="{REALM}", error="invalid_token"')
+
+
+def is_plain(path: str) -> bool:
+    """Whether a decoded path holds no control character.
+
+    A route's pattern ends in `$`, which also matches before a final line feed: `/v1/feedback%0A` is
+    routed to the feedback, and no table of paths has it.
+    """
+    return _CONTROL.search(path) is None
 
 
 def exposed(host: str, *, has_keys: bool, is_open: bool, what: str) -> str | None:

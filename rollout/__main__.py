@@ -12,6 +12,8 @@ import structlog
 from pydantic import ValidationError
 
 from backends import telemetry, tracing
+from backends.access import KeyFileError, is_loopback
+from backends.keyfile import KeyFile
 from rollout.api import Api
 from rollout.controller import Controller
 from rollout.loop import Loop
@@ -36,7 +38,14 @@ def main() -> None:
         interval_s=settings.tick_s,
         lease_s=settings.lease_s,
     )
-    api = Api(controller, metrics, backends=settings.backends, life=loop.running)
+    api = Api(
+        controller,
+        metrics,
+        backends=settings.backends,
+        keys=_keys(settings),
+        open_metrics=settings.open_metrics,
+        life=loop.running,
+    )
     telemetry.serve(api.app, settings.host, settings.port)
 
 
@@ -47,8 +56,25 @@ def _settings() -> Settings:
         telemetry.configure_logging("rollout")
         for fault in error.errors():
             name = "_".join(str(part) for part in fault["loc"]).upper()
-            setting = name if name.startswith("TURNOUT_") else f"ROLLOUT_{name}"
+            known = name.startswith("TURNOUT_") or not name
+            setting = (name or "settings") if known else f"ROLLOUT_{name}"
             log.critical("wrong setting", setting=setting, reason=fault["msg"])
+        raise SystemExit(1) from None
+
+
+def _keys(settings: Settings) -> KeyFile | None:
+    if settings.keys_file is None:
+        tell = log.info if is_loopback(settings.host) else log.warning
+        tell(
+            "no API keys: everybody who reaches this address may start, promote and abort; "
+            "ROLLOUT_KEYS_FILE changes that",
+            host=settings.host,
+        )
+        return None
+    try:
+        return KeyFile(settings.keys_file)
+    except KeyFileError as error:
+        log.critical("wrong setting", setting="ROLLOUT_KEYS_FILE", reason=str(error))
         raise SystemExit(1) from None
 
 

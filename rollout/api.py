@@ -1,9 +1,13 @@
 """The controller's HTTP edge: parse, call the controller, map errors. JSON in and out.
 
 Every error is `{"error": "<sentence>"}`; a plan with faults adds `"errors": [{path, line,
-message}]`, and a closed gate its `"verdict"`. 404: no such rollout. 409: stale version, closed
-gate, illegal in this state; nothing was changed. 422: malformed; nothing was started. 503: the
-store did not answer, and the sentence says whether the outcome is unknown.
+message}]`, and a closed gate its `"verdict"`. 401: no key, or an unknown one. 403: a key that lacks
+the right. 404: no such rollout. 409: stale version, closed gate, illegal in this state; nothing was
+changed. 422: malformed; nothing was started. 503: the store did not answer, and the sentence says
+whether the outcome is unknown.
+
+Which role a route needs stands in `rollout.roles`. Where keys are on, whoever acts is the name of
+the key, whatever the body says.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -16,29 +20,57 @@ from contextlib import (
 from typing import Annotated, Any, Final, Literal
 
 import structlog
-from fastapi import APIRouter, Body, FastAPI, Path, Query, Request
+from fastapi import Body, FastAPI, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import HTMLResponse, Response
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
-from starlette.types import ASGIApp, Receive, Scope, Send
 
+from backends.keyfile import KeyFile
 from backends.telemetry import RequestTelemetry, metrics_endpoint
+from backends.viewer import add_docs
 from rollout.controller import Controller
+from rollout.edge import (
+    ACTOR,
+    MAX_BODY,
+    Admission,
+    RefuseLong,
+    http_error,
+    malformed,
+    rollout_error,
+)
 from rollout.errors import Conflict, OutcomeUnknown, RolloutError, StoreUnavailable, TooLate
+from rollout.explain import Explanation
 from rollout.machine import AuditEntry
 from rollout.metrics import Metrics
 from rollout.models import identities
-from rollout.orders import Order, Refused, Result, Status, Verb
+from rollout.orders import (
+    Order,
+    Result,
+    RolloutStatus,
+    Status,
+    Summary,
+    Verb,
+    describe,
+    summarise,
+)
 from rollout.plan import DEFAULT_PLAN
-from rollout.planfile import PlanError, read_plan
+from rollout.planfile import read_plan, schema
 from rollout.report import ReportInput, build, render_html
 
-MAX_BODY: Final = 1024 * 1024
 log = structlog.stdlib.get_logger("rollout.api")
 RolloutId = Annotated[str, Path(max_length=128, description="A rollout's id, or `current`.")]
+DESCRIPTION: Final = """\
+Moves traffic from one model to the next in stages, with evidence, and back again.
+
+* A command is a POST with a **reason**. `dry_run` says what would happen; `idempotency_key` makes a
+  repeat harmless; `expected_version` refuses it when somebody else acted in between.
+* Where keys are on, a request shows its own as `Authorization: Bearer KEY`. A **viewer** looks, an
+  **operator** starts, advances, pauses, resumes, aborts, retries and undoes, an **approver**
+  approves and promotes. Both may look.
+* Every error is `{"error": "<one sentence>"}`, and says whether anything was changed.
+"""
 
 
 class StartOrder(Order):
@@ -47,10 +79,18 @@ class StartOrder(Order):
     plan: dict[str, Any] | None = None
 
 
+class PromoteOrder(Order):
+    """The body of a promotion."""
+
+    full: bool = False
+    """Whether to enter the last stage, over those in between."""
+
+
 class Api:
     """The controller behind HTTP. `backends` (arm -> URL) are asked what a report compares.
 
-    `life` is entered when the app starts and left when it ends, before the store is closed.
+    `life` is entered when the app starts and left when it ends, before the store is closed. Without
+    `keys` everybody may do everything.
     """
 
     def __init__(
@@ -59,6 +99,8 @@ class Api:
         metrics: Metrics,
         *,
         backends: Mapping[str, str] | None = None,
+        keys: KeyFile | None = None,
+        open_metrics: bool = False,
         life: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
     ) -> None:
         registry = metrics.registry
@@ -68,47 +110,69 @@ class Api:
         self._life = life
         self.app = FastAPI(
             title="turnout rollout controller",
-            docs_url="/docs",
+            description=DESCRIPTION,
+            docs_url=None,
             redoc_url=None,
+            redirect_slashes=False,  # a Location would repeat whatever Host the client sent
+            responses=_ERRORS,
             lifespan=self._lifespan,
         )
-        self.app.include_router(self._routes())
+        add_docs(self.app)
+        self._add_routes()
         self.app.add_route("/metrics", metrics_endpoint(registry))
         self.app.add_middleware(RequestBodyLimitMiddleware, max_body_size=MAX_BODY)
-        self.app.add_middleware(_RefuseLong)
+        self.app.add_middleware(RefuseLong)
+        self.app.add_middleware(Admission, keys=keys, open_metrics=open_metrics, metrics=metrics)
         self.app.add_middleware(RequestTelemetry, registry=registry)
-        self.app.add_exception_handler(RolloutError, _rollout_error)
-        self.app.add_exception_handler(RequestValidationError, _malformed)
-        self.app.add_exception_handler(HTTPException, _http_error)
+        self.app.add_exception_handler(RolloutError, rollout_error)
+        self.app.add_exception_handler(RequestValidationError, malformed)
+        self.app.add_exception_handler(HTTPException, http_error)
 
     # --- commands --------------------------------------------------------------------------------
 
-    async def start(self, order: Annotated[StartOrder, Body()]) -> Result:
-        """Start a rollout: enter the first stage of a plan."""
+    async def start(self, request: Request, order: Annotated[StartOrder, Body()]) -> Result:
+        """Start a rollout: enter the first stage of a plan. A dry run forecasts its length."""
         plan = DEFAULT_PLAN if order.plan is None else read_plan(order.plan)
-        return await self._counted("start", self._controller.start(plan, order))
+        return await self._counted("start", self._controller.start(plan, _signed(order, request)))
 
-    async def advance(self, rollout: RolloutId, order: Annotated[Order, Body()]) -> Result:
-        """Enter the next stage, or finish; 409 with the verdict unless the gate is open."""
-        return await self._counted("advance", self._controller.advance(rollout, order))
+    async def promote(
+        self, rollout: RolloutId, request: Request, order: Annotated[PromoteOrder, Body()]
+    ) -> Result:
+        """Enter the next stage, or with `full` the last one, without waiting for the gate."""
+        signed = _signed(order, request)
+        done = self._controller.promote(rollout, signed, full=order.full)
+        return await self._counted("promote", done)
 
-    async def pause(self, rollout: RolloutId, order: Annotated[Order, Body()]) -> Result:
-        """Freeze the weight where it is."""
-        return await self._counted("pause", self._controller.pause(rollout, order))
+    def _plain(
+        self, verb: Verb, command: Callable[[str, Order], Awaitable[Result]]
+    ) -> Callable[..., Awaitable[Result]]:
+        """Make the endpoint of a command that takes nothing but its order."""
 
-    async def resume(self, rollout: RolloutId, order: Annotated[Order, Body()]) -> Result:
-        """Go on in the same stage."""
-        return await self._counted("resume", self._controller.resume(rollout, order))
+        async def endpoint(
+            rollout: RolloutId, request: Request, order: Annotated[Order, Body()]
+        ) -> Result:
+            return await self._counted(verb, command(rollout, _signed(order, request)))
 
-    async def abort(self, rollout: RolloutId, order: Annotated[Order, Body()]) -> Result:
-        """Take all traffic off the candidate, for good."""
-        return await self._counted("abort", self._controller.abort(rollout, order))
+        endpoint.__name__, endpoint.__doc__ = verb, command.__doc__
+        return endpoint
 
     # --- questions -------------------------------------------------------------------------------
+
+    async def rollouts(self) -> tuple[Summary, ...]:
+        """List the rollouts that are remembered, newest first."""
+        return tuple(map(summarise, await self._controller.rollouts()))
 
     async def status(self) -> Status:
         """Say where everything stands, and what the gate of the present stage says now."""
         return await self._controller.status()
+
+    async def rollout(self, rollout: RolloutId) -> RolloutStatus:
+        """Show one rollout, also one that ended."""
+        return describe(await self._controller.rollout(rollout))
+
+    async def explain(self, rollout: RolloutId) -> Explanation:
+        """Say why a rollout is where it is, what is missing, and what happens next."""
+        return await self._controller.explain(rollout)
 
     async def report(
         self,
@@ -134,9 +198,19 @@ class Api:
             return HTMLResponse(await run_in_threadpool(render_html, made))
         return Response(made.model_dump_json(indent=2), media_type="application/json")
 
-    async def audit(self) -> tuple[AuditEntry, ...]:
+    async def audit(
+        self,
+        rollout: Annotated[
+            str | None, Query(max_length=128, description="Of this one alone.")
+        ] = None,
+    ) -> tuple[AuditEntry, ...]:
         """List the newest 1,000 transitions, oldest first."""
-        return (await self._controller.journal()).entries
+        entries = (await self._controller.journal()).entries
+        return tuple(entry for entry in entries if rollout in (None, entry.rollout))
+
+    async def schema(self) -> dict[str, Any]:
+        """Give the JSON schema of a plan."""
+        return schema()
 
     async def live(self) -> dict[str, bool]:
         """Say that the process answers."""
@@ -149,17 +223,31 @@ class Api:
 
     # --- the parts -------------------------------------------------------------------------------
 
-    def _routes(self) -> APIRouter:
-        routes = APIRouter()
+    def _add_routes(self) -> None:
+        routes, control = self.app, self._controller
+        routes.get("/v1/rollouts")(self.rollouts)
         routes.get("/v1/rollouts/current")(self.status)
-        routes.post("/v1/rollouts", status_code=201)(self.start)
-        for command in (self.advance, self.pause, self.resume, self.abort):
-            routes.post(f"/v1/rollouts/{{rollout}}/{command.__name__}")(command)
+        routes.get("/v1/rollouts/{rollout}")(self.rollout)
+        routes.get("/v1/rollouts/{rollout}/explain")(self.explain)
         routes.get("/v1/rollouts/{rollout}/report")(self.report)
+        routes.post("/v1/rollouts", status_code=201)(self.start)
+        routes.post("/v1/rollouts/{rollout}/promote")(self.promote)
+        plain: dict[Verb, Callable[[str, Order], Awaitable[Result]]] = {
+            "advance": control.advance,
+            "approve": control.approve,
+            "pause": control.pause,
+            "resume": control.resume,
+            "abort": control.abort,
+            "retry": control.retry,
+            "undo": control.undo,
+        }
+        for verb, command in plain.items():
+            endpoint = self._plain(verb, command)
+            routes.post(f"/v1/rollouts/{{rollout}}/{verb}")(endpoint)
         routes.get("/v1/audit")(self.audit)
+        routes.get("/v1/schema")(self.schema)
         routes.get("/health/live")(self.live)
         routes.get("/health/ready")(self.ready)
-        return routes
 
     @asynccontextmanager
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
@@ -171,7 +259,7 @@ class Api:
         with self._refusals_of(command):
             result = await answer
         self._metrics.commands.labels(command, result.outcome).inc()
-        log.info("command", **result.model_dump(exclude={"verdict"}))
+        log.info("command", **result.model_dump(exclude={"verdict", "forecast"}))
         return result
 
     @contextmanager
@@ -183,6 +271,12 @@ class Api:
             self._metrics.commands.labels(command, outcome).inc()
             log.warning("command refused", command=command, outcome=outcome, reason=str(error))
             raise
+
+
+def _signed(order: Order, request: Request) -> Order:
+    """Put the name of the key that was shown, where keys are on, in place of what the body says."""
+    actor = getattr(request.state, ACTOR, None)
+    return order if actor is None else order.model_copy(update={"actor": actor})
 
 
 def _outcome(error: RolloutError) -> str:
@@ -197,60 +291,28 @@ def _outcome(error: RolloutError) -> str:
             return "refused"
 
 
-# --- errors --------------------------------------------------------------------------------------
-
-
-async def _rollout_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, RolloutError)  # noqa: S101 - registered for this type alone
-    body: dict[str, Any] = {"error": str(error)}
-    if isinstance(error, PlanError):
-        body["errors"] = [fault._asdict() for fault in error.errors]
-    if isinstance(error, Refused):
-        body["verdict"] = error.verdict.model_dump(mode="json")
-    if isinstance(error, OutcomeUnknown):
-        body["outcome"] = "unknown"
-    return JSONResponse(body, error.status)
-
-
-async def _malformed(_: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this type alone
-    faults = [_fault(detail) for detail in error.errors()]
-    told = "; ".join(f"{fault['path']}: {fault['message']}" for fault in faults)
-    return JSONResponse({"error": f"the request is malformed: {told}", "errors": faults}, 422)
-
-
-def _fault(detail: Mapping[str, Any]) -> dict[str, str]:
-    path = ".".join(map(str, detail["loc"][1:]))
-    if detail["type"] == "json_invalid":
-        reason = f"is no JSON: {detail['ctx']['error']} at character {path}"
-        return {"path": "body", "message": reason}
-    if not path:
-        reason = "must be a JSON object, sent with content-type: application/json"
-        return {"path": "body", "message": reason}
-    return {"path": path, "message": str(detail["msg"])}
-
-
-async def _http_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)  # noqa: S101 - registered for this type alone
-    return JSONResponse({"error": str(error.detail)}, error.status_code, headers=error.headers)
-
-
-class _RefuseLong:
-    """Plain ASGI: a body announced as too long is refused in JSON, before it is read.
-
-    Without this the framework answers it in plain text. Bodies that announce nothing are left to
-    the framework, which stops to read at the limit and raises.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        announced = (
-            Headers(scope=scope).get("content-length", "") if scope["type"] == "http" else ""
-        )
-        if announced.isdecimal() and int(announced) > MAX_BODY:
-            message = f"the body has {announced} bytes: this server reads at most {MAX_BODY}"
-            await JSONResponse({"error": message}, 413)(scope, receive, send)
-            return
-        await self.app(scope, receive, send)
+_ERRORS: Final[dict[int | str, dict[str, Any]]] = {
+    status: {
+        "description": told,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "properties": {"error": {"type": "string"}},
+                    "required": ["error"],
+                }
+            }
+        },
+    }
+    for status, told in {
+        400: "The path holds a control character.",
+        401: "No API key, or one that is not known.",
+        403: "The API key lacks the right.",
+        404: "There is no such rollout.",
+        409: "The gate is closed, the version is stale, or the state does not allow it. "
+        "Nothing was changed.",
+        413: "The body is too long.",
+        422: "The request or its plan is malformed: every fault is listed.",
+        503: "The store did not answer; `outcome` is `unknown` where that is open.",
+    }.items()
+}

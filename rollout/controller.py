@@ -17,6 +17,7 @@ from typing import Final
 
 from rollout import history
 from rollout.errors import FrozenNow, MemoryLost, NoRollout, TooLate
+from rollout.explain import Explanation, Situation, explain
 from rollout.forecast import forecast
 from rollout.history import History
 from rollout.judge import Judgement, Seen, judge, unreadable
@@ -261,6 +262,29 @@ class Controller:
     async def rollout(self, rollout: str) -> Record:
         """Give the record of one rollout, also of one that ended. Raises NoRollout."""
         return await self._found(await self._store.load(), rollout)
+
+    async def explain(self, rollout: str) -> Explanation:
+        """Say why a rollout is where it is, and what is missing. Raises NoRollout."""
+        stored = await self._store.load()
+        record = await self._found(stored, rollout)
+        figures, judged = await self._judged(record, stored.now)
+        live = not record.ended
+        journal = await self._store.journal()
+        return explain(
+            Situation(
+                record=record,
+                now=stored.now,
+                position=stored.position,
+                alive=stored.alive(ALIVE_S),
+                leader=stored.lease.holder if stored.lease else None,
+                store_lost=lost_told(stored) if stored.lost else None,
+                figures=figures,
+                judgement=judged if live else None,
+                move=self._move(stored, record, figures, judged) if live else None,
+                entries=tuple(entry for entry in journal.entries if entry.rollout == record.id),
+                ticker=TICKER,
+            )
+        )
 
     async def history(self, rollout: str) -> History:
         """Gather what a report is made of. Raises NoRollout."""

@@ -420,6 +420,7 @@ def live(record: Record) -> Live | None:
         shadow_sample=stage.shadow_sample,
         label_window_s=record.plan.label_window_s,
         marks=record.marks,
+        counting=record.visits[-1].settled_at is not None,
     )
 
 

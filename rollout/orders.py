@@ -7,7 +7,7 @@ from pydantic import Field
 from rollout.errors import RolloutError
 from rollout.forecast import Forecast
 from rollout.judge import Verdict
-from rollout.machine import Approval, Command, Event, Hold, Record, commands, live
+from rollout.machine import Approval, Command, Event, Hold, Record, State, Visit, commands, live
 from rollout.plan import Plan
 from rollout.snapshot import Arm, Frozen, Heartbeat, Mode, Position, Tier
 from rollout.tally import StageTally
@@ -90,6 +90,22 @@ class RolloutStatus(Frozen):
     approval: Approval | None
     hold: Hold | None
     identities: dict[Arm, tuple[str, ...]]
+    visits: tuple[Visit, ...]
+    """Every stage that was entered, and when, in order."""
+
+
+class Summary(Frozen):
+    """One rollout as a line of a list. Times are in Unix seconds."""
+
+    id: str
+    state: State
+    candidate: Arm
+    incumbent: Arm
+    stage: str
+    started_at: float
+    ended_at: float | None
+    attempt: int
+    retry_of: str | None
 
 
 class Status(Frozen):
@@ -145,4 +161,20 @@ def describe(record: Record) -> RolloutStatus:
         approval=record.approval,
         hold=record.hold,
         identities=record.identities,
+        visits=record.visits,
+    )
+
+
+def summarise(record: Record) -> Summary:
+    """Say in one line where a rollout stands."""
+    return Summary(
+        id=record.id,
+        state=record.state,
+        candidate=record.plan.candidate,
+        incumbent=record.incumbent,
+        stage=record.stage.name,
+        started_at=record.started_at,
+        ended_at=record.ended_at,
+        attempt=record.attempt,
+        retry_of=record.retry_of,
     )

@@ -1,10 +1,12 @@
 """What the controller must be told: the environment, read once by `__main__`."""
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from backends.access import exposed
 from rollout.snapshot import DEFAULT_TIERS, Arm, Tier, check_tiers
 
 
@@ -28,6 +30,18 @@ class Settings(BaseSettings):
         default_factory=dict,
         description="JSON, arm -> URL: whom to ask which models a report compares.",
     )
+    keys_file: Path | None = Field(
+        default=None,
+        description="File of API keys, read again when it changes; without one, everybody who "
+        "reaches the controller may do everything.",
+    )
+    open: bool = Field(
+        default=False,
+        description="Listen on an address that other machines reach although there are no keys.",
+    )
+    open_metrics: bool = Field(
+        default=False, description="Whether /metrics needs no key where keys are on."
+    )
     tick_s: float = Field(
         default=1.0, gt=0, description="Seconds between two looks at the rollout by itself."
     )
@@ -47,4 +61,16 @@ class Settings(BaseSettings):
                 f"ROLLOUT_LEASE_S is {self.lease_s:g}: it must be more than twice ROLLOUT_TICK_S "
                 f"({self.tick_s:g}), or the leader loses its lease between two ticks"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _guarded(self) -> Self:
+        reason = exposed(
+            self.host,
+            has_keys=self.keys_file is not None,
+            is_open=self.open,
+            what="ROLLOUT_KEYS_FILE, or ROLLOUT_OPEN=true",
+        )
+        if reason:
+            raise ValueError(reason)
         return self

@@ -6,7 +6,6 @@ feedback the right `feedback`, anything else `predict`, unknown paths included, 
 is forgotten here is closed. Naming the arm that must answer needs `override` besides.
 """
 
-import re
 from typing import Final
 
 from backends.access import Right
@@ -17,7 +16,6 @@ METRICS: Final = "/metrics"
 OPEN: Final = frozenset({"/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json"})
 DOCS: Final = "/docs/"
 """The viewer's own files lie under it."""
-_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f]")
 _RIGHTS: Final = {"/v1/feedback": Right.FEEDBACK}
 
 
@@ -30,12 +28,3 @@ def rights_for(path: str, *, override: bool, open_metrics: bool) -> tuple[Right,
         return ()
     needed = _RIGHTS.get(path, Right.PREDICT)
     return (needed, Right.OVERRIDE) if override else (needed,)
-
-
-def is_plain(path: str) -> bool:
-    """Whether a decoded path holds no control character.
-
-    A route's pattern ends in `$`, which also matches before a final line feed: `/v1/feedback%0A` is
-    routed to the feedback, and no table of paths has it.
-    """
-    return _CONTROL.search(path) is None

@@ -11,10 +11,10 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from backends.access import FORBIDDEN, Refusal, authorize
+from backends.access import FORBIDDEN, Refusal, authorize, is_plain
 from backends.keyfile import KeyFile
 from backends.protocol import write_error
-from router.access import ARM_HEADER, is_plain, rights_for
+from router.access import ARM_HEADER, rights_for
 from router.metrics import Metrics
 
 BAD_REQUEST: Final = 400

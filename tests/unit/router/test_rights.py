@@ -1,7 +1,7 @@
 import pytest
 
-from backends.access import Right
-from router.access import is_plain, rights_for
+from backends.access import Right, is_plain
+from router.access import rights_for
 
 
 @pytest.mark.parametrize(
