@@ -30,7 +30,7 @@ def test_a_minute_is_recent_until_it_ended_a_watermark_ago(
     now: float, watermark: float, minute: int
 ) -> None:
     horizon = Horizon(now, watermark, DAY_S)
-    inside = minute < now // MINUTE_S + SKEW_MINUTES
+    inside = minute <= now // MINUTE_S + SKEW_MINUTES
     ended = (minute + 1) * MINUTE_S <= now - watermark
     assert (minute in horizon.recent) == (inside and not ended)
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from rollout.keys import Keys
-from rollout.machine import begin, live
+from rollout.machine import begin, live, step
 from rollout.plan import DEFAULT_PLAN
 from rollout.snapshot import (
     DEFAULT_TIERS,
@@ -43,9 +43,10 @@ def test_what_is_decided_before_the_counting_begins_has_a_stage_of_its_own() -> 
     record = begin(DEFAULT_PLAN, DEFAULT_TIERS, id_="r", salt="s", now=0)
     split = live(record)
     assert split is not None
-    early = split.model_copy(update={"counting": False})
-    assert (split.counted_stage, early.counted_stage) == ("shadow-5", "shadow-5/warm-up")
-    assert early.counted_stage not in {stage.name for stage in DEFAULT_PLAN.stages}
+    settled = live(step(record, "settle", 1.0))
+    assert settled is not None
+    assert (settled.counted_stage, split.counted_stage) == ("shadow-5", "shadow-5/warm-up")
+    assert split.counted_stage not in {stage.name for stage in DEFAULT_PLAN.stages}
 
 
 def test_marks_have_names_of_a_closed_set_and_survive_json() -> None:
