@@ -1,12 +1,16 @@
 """Contexts that the server has read before: the states that their prefixes left.
 
 A context that grew by one vector needs one step of the GRU, not five hundred, when the state after
-its prefix is still known. Prefixes are known by a chained hash, so that equal hashes mean equal
-vectors in the same order from the same first one:
+its prefix is still known. A prefix is known by the sha256 of its bytes, so that equal digests mean
+equal vectors in the same order from the same first one; clients choose the vectors, so nothing
+less will do.
 
-    link(0) = H(vector 0)      link(i) = H(link(i - 1), H(vector i))
+Hashing is what a known context costs most, so a context is hashed once from end to end, and the
+digest is looked at only where it can be that of a known prefix. That is told by an **ending**: how
+many vectors a prefix has and the first numbers of its last one, in one word. Endings may collide,
+by chance or on purpose: that costs a look, never an answer.
 
-The state after n vectors is kept under link(n - 1), 8 KB each, the least recently used going first
+The state after n vectors is kept under their digest, 8 KB each, the least recently used going first
 when a bound in bytes is reached. Continuing is exact: the engine's sums are the same ones.
 
 A window that slid (the context is longer than the arm reads) begins at another vector each time, so
@@ -16,22 +20,31 @@ longer: their latencies differ for this reason too.
 """
 
 import hashlib
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from backends.engine.port import State
-from backends.protocol import Floats
+from backends.protocol import VECTOR_BYTES, Floats
 
 DIGEST: Final = 16
 """Bytes; 128 bits make a collision a matter of astronomy, by chance and on purpose."""
 OVERHEAD: Final = 512
-"""Bytes of an entry beside its state: key, array header, place in the order; measured."""
+"""Bytes of an entry beside its state: link, array header, places in both tables; measured."""
+_SPREAD: Final = np.uint64(0x9E3779B97F4A7C15)
+"""2**64 by the golden ratio: a length times this differs from another's in all of its bits."""
 
-Link = bytes
+
+class Link(NamedTuple):
+    """Stands for the first `length` vectors of a context."""
+
+    digest: bytes
+    ending: int
+    length: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +58,24 @@ class Known:
 NOTHING: Final = Known(0, None)
 
 
-def links_of(vectors: Floats) -> list[Link]:
-    """Return the chained hashes of `vectors` [n, 768]: link i stands for vectors 0 to i."""
-    link = b""
-    links = []
-    for vector in np.ascontiguousarray(vectors, "<f4"):
-        link = hashlib.sha256(link + hashlib.sha256(vector).digest()).digest()[:DIGEST]
-        links.append(link)
-    return links
+def endings_of(vectors: Floats) -> NDArray[np.uint64]:
+    """Return for each prefix of `vectors` [n, 768] its ending [n]."""
+    words = np.ascontiguousarray(vectors[:, :2], "<f4").view(np.uint64)[:, 0]
+    return words ^ (np.arange(1, len(vectors) + 1, dtype=np.uint64) * _SPREAD)
+
+
+def links_of(vectors: Floats, lengths: Iterable[int]) -> tuple[Link, ...]:
+    """Link the prefixes of `vectors` [n, 768] that have these lengths, ascending, from 1 to n."""
+    endings = endings_of(vectors)
+    bytes_ = memoryview(np.ascontiguousarray(vectors, "<f4")).cast("B")
+    hashed = hashlib.sha256()
+    links: list[Link] = []
+    done = 0
+    for length in lengths:
+        hashed.update(bytes_[done * VECTOR_BYTES : length * VECTOR_BYTES])
+        done = length
+        links.append(Link(hashed.digest()[:DIGEST], int(endings[length - 1]), length))
+    return tuple(links)
 
 
 class PrefixStates:
@@ -61,6 +84,7 @@ class PrefixStates:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._states: OrderedDict[Link, State] = OrderedDict()
+        self._endings: Counter[int] = Counter()
         self._bytes = 0
 
     def __repr__(self) -> str:
@@ -79,13 +103,23 @@ class PrefixStates:
         """Bytes that the kept states take."""
         return self._bytes
 
+    def lengths(self, vectors: Floats) -> list[int]:
+        """Say which prefixes of `vectors` [n, 768] may be known, ascending; and n, which is last.
+
+        One that is known is among them, and few others are.
+        """
+        whole = len(vectors)
+        endings = endings_of(vectors[:-1]).tolist() if self._states else ()
+        known = self._endings
+        return [*(place for place, end in enumerate(endings, 1) if end in known), whole]
+
     def longest(self, links: Sequence[Link]) -> Known:
-        """Find the longest known prefix that leaves at least one vector to read."""
-        for length in range(len(links) - 1, 0, -1):
-            state = self._states.get(links[length - 1])
+        """Find the longest known prefix of a context; the last of `links` is that of all of it."""
+        for link in reversed(links[:-1]):
+            state = self._states.get(link)
             if state is not None:
-                self._states.move_to_end(links[length - 1])
-                return Known(length, state)
+                self._states.move_to_end(link)
+                return Known(link.length, state)
         return NOTHING
 
     def keep(self, link: Link, state: State) -> None:
@@ -95,8 +129,15 @@ class PrefixStates:
             return
         if link not in self._states:
             self._bytes += cost
+            self._endings[link.ending] += 1
         self._states[link] = state
         self._states.move_to_end(link)
         while self._bytes > self._limit:
-            _, forgotten = self._states.popitem(last=False)
+            gone, forgotten = self._states.popitem(last=False)
             self._bytes -= forgotten.nbytes + OVERHEAD
+            self._forget(gone.ending)
+
+    def _forget(self, ending: int) -> None:
+        self._endings[ending] -= 1
+        if not self._endings[ending]:
+            del self._endings[ending]

@@ -267,9 +267,10 @@ def _trace(predictor: Predictor, jobs: Sequence[_Job], began: float, engine_s: f
 
 async def _question(predictor: Predictor, request: Request) -> Question:
     """Link a request's window, a long one in another thread: hashing lets go of the lock."""
-    if request.length <= LONG_WINDOW or not predictor.prefixes.enabled:
-        return predictor.question(request)
-    return await asyncio.to_thread(predictor.question, request)
+    lengths = predictor.known_lengths(request)
+    if not lengths or request.length <= LONG_WINDOW:
+        return predictor.question(request, lengths)
+    return await asyncio.to_thread(predictor.question, request, lengths)
 
 
 def _stopping() -> StoppingError:
