@@ -67,7 +67,7 @@ def endings_of(vectors: Floats) -> NDArray[np.uint64]:
 def links_of(vectors: Floats, lengths: Iterable[int]) -> tuple[Link, ...]:
     """Link the prefixes of `vectors` [n, 768] that have these lengths, ascending, from 1 to n."""
     endings = endings_of(vectors)
-    bytes_ = memoryview(np.ascontiguousarray(vectors, "<f4")).cast("B")
+    bytes_ = np.ascontiguousarray(vectors, "<f4").data.cast("B")
     hashed = hashlib.sha256()
     links: list[Link] = []
     done = 0
