@@ -20,7 +20,7 @@ from rollout.plan import Plan, Stage
 from rollout.readings import Reading
 
 _LEAST_T_OPT: Final = 20.0
-_CENTRE: Final = (0.05, 0.95)
+_CENTRE: Final = (0.01, 0.99)
 
 
 class Form(NamedTuple):
