@@ -20,12 +20,13 @@ from rollout.errors import FrozenNow, MemoryLost, NoRollout, TooLate
 from rollout.explain import Explanation, Situation, explain
 from rollout.forecast import forecast
 from rollout.history import History
-from rollout.judge import Judgement, Seen, judge, unreadable
+from rollout.judge import Judgement, judge, unreadable
 from rollout.machine import Command, Detail, IllegalTransition, Record, begin, event_of, step
 from rollout.marks import marks_of, unknown_marks
 from rollout.minutes import Horizon
 from rollout.orders import Order, Refused, Result, Status, Verb, describe
 from rollout.plan import Plan
+from rollout.shown import Reader
 from rollout.snapshot import Tier
 from rollout.store.port import (
     Applied,
@@ -88,6 +89,7 @@ class Controller:
         self._tiers = tiers
         self._new_token = new_token
         self._latched: dict[tuple[str, int], float] = {}
+        self._reader = Reader()
         """How high the guard has been (ln), by rollout and evidence epoch."""
 
     # --- commands --------------------------------------------------------------------------------
@@ -426,21 +428,21 @@ class Controller:
         found = await self._store.observations(
             record.id, record.evidence_epoch, [one.stage for one in visits], horizon=horizon
         )
+        epoch = (record.id, record.evidence_epoch)
+        stages = [by_name[name] for name in dict.fromkeys(one.stage for one in visits)]
         try:
-            shown = {one.stage: found.stage(one.stage) for one in visits}
+            shown = self._reader.read(epoch, stages, found)
         except CountsError as error:
             return None, Judgement.of(unreadable(str(error)))
-        seen = [Seen(by_name[name], one.counts, one.labels) for name, one in shown.items()]
-        epoch = (record.id, record.evidence_epoch)
         judged = judge(
             plan,
-            seen,
+            [one.seen for one in shown],
             (visits[-1].left_at or now) - visits[-1].entered_at,
             marks=record.marks,
             guard_high=max(record.guard_high, self._latched.get(epoch, 0.0)),
         )
         self._latched = {epoch: judged.guard_high}
-        return summarise(record.stage, shown[record.stage.name].total), judged
+        return summarise(record.stage, shown[-1].counts.total), judged
 
     async def _found(self, stored: Stored, rollout: str) -> Record:
         """Give a record, of the present rollout or of a past one. Raises NoRollout."""

@@ -12,6 +12,7 @@ the same margin as the gate: what the plan tolerates must not be rolled back for
 """
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Final, Literal, NamedTuple
 
 from rollout.bets import Bet, Difference, Events, Share, SplitDifference
@@ -157,6 +158,7 @@ def _budget_form(*, above: bool) -> Form:
     return Form("rate", splits=False, applies=_always, bet=bet, counts=counts)
 
 
+@cache
 def relative(mark: str) -> Metric:
     """Compare the arms at a frozen quantile: the candidate over (1+d)x, the incumbent over x."""
 
@@ -241,6 +243,7 @@ def _split_hits(*, above: bool) -> Form:
     )
 
 
+@cache
 def target(k: int) -> Metric:
     """Compare the candidate's Hit@k with its target."""
 

@@ -92,9 +92,9 @@ def _ln_e(entry: Entry, trials: Sequence[Trial]) -> float:
     for trial in trials:
         if entry.stage not in (None, trial.stage.name) or not trial.measurable(form):
             continue
-        counts = tuple(form.counts(trial.reading(stratum), trial.plan))
+        _, counts, ln_e = trial.weighed(form, stratum)
         if any(counts):
-            total += form.bet(trial.plan, trial.stage, stratum is not None).ln_e(counts)
+            total += ln_e
     return total
 
 
@@ -133,8 +133,7 @@ def _entry_check(plan: Plan, trials: Sequence[Trial], entry: Entry, ln_e: float)
         for trial in reversed(trials)
         if entry.stage in (None, trial.stage.name) and trial.measurable(entry.form)
     )
-    bet = entry.form.bet(plan, trial.stage, entry.stratum is not None)
-    counts = tuple(entry.form.counts(trial.reading(entry.stratum), plan))
+    bet, counts, _ = trial.weighed(entry.form, entry.stratum)
     title = GUARD[entry.metric].title.replace("@k", f"@{plan.gate_hit}")
     tested = Tested(ln_e, ln_e, leading=(bet, counts), size=bet.size(counts))
     seen = evidence(tested, bar, metric=entry.metric, stage=trial.stage.name, stratum=entry.stratum)

@@ -12,6 +12,8 @@ each other or traffic is not split as intended; that is ERROR, could-not-measure
 """
 
 from collections.abc import Collection, Sequence
+from typing import Final
+from weakref import WeakKeyDictionary
 
 from rollout import checks
 from rollout.guard import guard
@@ -40,7 +42,7 @@ def judge(
     present one and was entered `elapsed_s` seconds ago. `marks` names the latency marks that were
     frozen at `start`; `guard_high` is the `Judgement.guard_high` of the last look.
     """
-    trials = tuple(Trial(one, plan) for one in seen)
+    trials = tuple(_trial(one, plan) for one in seen)
     present = trials[-1]
     required = present.stage.required
     found: list[Check] = [
@@ -53,3 +55,14 @@ def judge(
         found.append(check if needs else check.model_copy(update={"decides": False}))
     fires, high = guard(plan, trials, guard_high)
     return Judgement(gate=combine(tuple(found)), guard=fires, guard_high=high)
+
+
+_TRIALS: Final[WeakKeyDictionary[Seen, Trial]] = WeakKeyDictionary()
+
+
+def _trial(seen: Seen, plan: Plan) -> Trial:
+    """Make a stage ready to be tested, or find it as it was: one that was left changes no more."""
+    found = _TRIALS.get(seen)
+    if found is None or found.plan != plan:
+        found = _TRIALS[seen] = Trial(seen, plan)
+    return found

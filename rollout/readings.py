@@ -19,9 +19,12 @@ from rollout.tally import STRATA, Counts
 FIRST: Final = "first."
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Seen:
-    """What one visited stage has shown under the present evidence epoch."""
+    """What one visited stage has shown under the present evidence epoch.
+
+    Compared by identity: whoever hands the same one in again is spared its arithmetic.
+    """
 
     stage: Stage
     counts: Counts
@@ -63,6 +66,8 @@ class Reading:
         self._prefix = FIRST if unit == "key" else ""
         self._counts = _parts(seen.counts, strata)
         self._labels = _parts(seen.labels, strata)
+        self._added: dict[str, int] = {}
+        """Counters that were added up before: every test asks again for the same few."""
         self._errors: dict[str, int] | None = None
 
     # --- requests ------------------------------------------------------------------------------
@@ -218,13 +223,23 @@ class Reading:
         if self.mirrors > self.requests:
             yield f"{self.mirrors} mirrors of {self.requests} requests"
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing at all was counted."""
+        return not self._counts and not self._labels
+
     def _count(self, name: str) -> int:
-        name = self._prefix + name
-        return sum([part[name] for part in self._counts if name in part])
+        return self._add(name, self._counts)
 
     def _label(self, name: str) -> int:
-        name = self._prefix + name
-        return sum([part[name] for part in self._labels if name in part])
+        return self._add(name, self._labels)
+
+    def _add(self, name: str, parts: tuple[Mapping[str, int], ...]) -> int:
+        found = self._added.get(name)
+        if found is None:  # a counter is either about labels or not: its name says which
+            full = self._prefix + name
+            found = self._added[name] = sum([part[full] for part in parts if full in part])
+        return found
 
     def _tails(self, prefix: str) -> list[tuple[str, int]]:
         """List what follows `prefix` in counters' names, with their counts."""

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Final
+from typing import Final, NamedTuple
 
 from rollout.bets import Bet
 from rollout.evidence import ln_e_ratio
@@ -21,8 +21,20 @@ LN_E_RATIO: Final = math.log(1000)
 """Evidence that traffic is not split as intended."""
 
 
+_KEPT: Final = 512
+"""Results of a trial that are kept: more than a plan has, unless its forms are made anew."""
+
+
+class Weighed(NamedTuple):
+    """One form's evidence in one place."""
+
+    bet: Bet
+    counts: tuple[int, ...]
+    ln_e: float
+
+
 class Trial:
-    """One visited stage."""
+    """One visited stage. What was computed of it is kept: its counts do not change."""
 
     def __init__(self, seen: Seen, plan: Plan) -> None:
         self.stage: Stage = seen.stage
@@ -31,6 +43,8 @@ class Trial:
         self.all = Reading(seen, plan.unit, each=tuple(self._strata.values()))
         self.requests = self.all if plan.unit == "request" else Reading(seen, "request")
         """Requests even where keys are the unit: for coverage, which is no statistic."""
+        self._weighed: dict[tuple[Form, str | None, bool], Weighed] = {}
+        self._measurable: dict[Form, bool] = {}
 
     def reading(self, stratum: str | None) -> Reading:
         """Give the stage's counters in one stratum, or in all."""
@@ -38,8 +52,8 @@ class Trial:
 
     @cached_property
     def contradictions(self) -> tuple[str, ...]:
-        """Counts that cannot both be true."""
-        readings = [self.all, *(self.reading(name) for name in STRATA)]
+        """Counts that cannot both be true. What holds in every stratum holds in their sum."""
+        readings = [one for one in self._strata.values() if not one.empty]
         return tuple(told for reading in readings for told in reading.contradictions())
 
     @cached_property
@@ -64,8 +78,30 @@ class Trial:
         sample = stage.weight if stage.mode == "shadow" else stage.shadow_sample
         return self._ratio((self.all.requests - mirrors, mirrors), sample)
 
+    def weighed(self, form: Form, stratum: str | None, *, opposite: bool = False) -> "Weighed":
+        """Give the evidence of one form in one place; it is computed once."""
+        key = (form, stratum, opposite)
+        found = self._weighed.get(key)
+        if found is None:
+            bet = form.bet(self.plan, self.stage, stratum is not None)
+            bet = bet.opposite if opposite else bet
+            counts = tuple(form.counts(self.reading(stratum), self.plan))
+            if len(self._weighed) >= _KEPT:
+                self._weighed.clear()
+            ln_e = bet.ln_e(counts) if min(counts, default=0) >= 0 else 0.0  # contradictory
+            found = self._weighed[key] = Weighed(bet, counts, ln_e)
+        return found
+
     def measurable(self, form: Form) -> bool:
         """Whether `form` says anything in this stage."""
+        found = self._measurable.get(form)
+        if found is None:
+            if len(self._measurable) >= _KEPT:
+                self._measurable.clear()
+            found = self._measurable[form] = self._measures(form)
+        return found
+
+    def _measures(self, form: Form) -> bool:
         if not form.applies(self.stage) or self.contradictions:
             return False
         split_holds = not form.splits or self.ln_e_split < LN_E_RATIO
@@ -111,20 +147,17 @@ def weigh(
     by_stage: dict[str, float] = {}
     for form in forms:
         total, here, size = 0.0, 0.0, 0
-        bet, counts = _bet(form, present, stratum, opposite=opposite)
+        prefix = f"{form.name} " if len(forms) > 1 else ""
         for trial in over:
             if not trial.measurable(form):
                 continue
-            one, numbers = (
-                (bet, counts) if trial is present else _bet(form, trial, stratum, opposite=opposite)
-            )
-            here = one.ln_e(numbers)
+            bet, counts, here = trial.weighed(form, stratum, opposite=opposite)
             total += here
-            size += one.size(numbers)
-            prefix = f"{form.name} " if len(forms) > 1 else ""
+            size += bet.size(counts)
             if metric.over_stages:
                 by_stage[f"{prefix}{trial.stage.name}"] = here
         here = here if present.measurable(form) else 0.0
+        bet, counts, _ = present.weighed(form, stratum, opposite=opposite)
         found.append((total, here, size, bet, counts))
     if not found:
         return Tested(0.0, 0.0)
@@ -139,14 +172,6 @@ def weigh(
         others=tuple((one[3], one[4]) for one in found[1:]),
         size=size,
     )
-
-
-def _bet(
-    form: Form, trial: Trial, stratum: str | None, *, opposite: bool
-) -> tuple[Bet, tuple[int, ...]]:
-    bet = form.bet(trial.plan, trial.stage, stratum is not None)
-    counts = tuple(form.counts(trial.reading(stratum), trial.plan))
-    return (bet.opposite if opposite else bet), counts
 
 
 def _average(logarithms: Sequence[float]) -> float:

@@ -8,12 +8,14 @@ No counter is missing that a test reads; histograms, which are for display, are 
 """
 
 import time
+from collections import Counter as Multiset
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
+from rollout import background
 from rollout.controller import Controller, Ticked
 from rollout.orders import Order
 from rollout.plan import Plan
@@ -22,8 +24,8 @@ from rollout.simulate.rivals import RIVALS, Rival, series
 from rollout.simulate.road import Road, Site
 from rollout.simulate.scenario import Setting
 from rollout.simulate.traffic import LABEL_NAMES, Block, Ints, arriving, label_counts
-from rollout.simulate.world import ROLES, STRATA
-from rollout.snapshot import Batch, Cell, Counter, Heartbeat, Live, Mark, Snapshot, Tier
+from rollout.simulate.world import ROLES, SIGMA, STRATA
+from rollout.snapshot import Batch, Cell, Counter, Heartbeat, Live, Snapshot, Tier
 from rollout.store.memory import MemoryStore
 from rollout.store.port import Lease, Stored
 from rollout.tick import Act
@@ -38,6 +40,9 @@ _ENDS: Final[dict[str, End]] = {
     "lapse": "held",
 }  # fmt: skip
 _BOOT: Final = "simulated"
+HOUR_S: Final = 3600.0
+_PRELUDE: Final = 20_000.0
+"""Requests, at most: quantiles need no more."""
 _MINUTE: Final = 60
 _STEPS: Final = 8
 """Ticks at one look, at most: several events may be due at once."""
@@ -105,10 +110,9 @@ class Run:
         self._passed: list[int] = []
         self.on_tick: Callable[[float], object] = lambda _seconds: None
         """Told the processor time of every tick."""
+        self._prelude(site)
         at_once(self._controller.start(self._plan, _ORDER))
-        self.road = Road(
-            self._plan, setting.world, grids, self._live().marks or marks_of(self._plan), site
-        )
+        self.road = Road(self._plan, setting.world, grids, self._live().marks, site)
 
     def ours(self) -> Outcome:
         """Follow the rollout until it ends, or until its stage's horizon is reached."""
@@ -130,6 +134,21 @@ class Run:
         names = [visit.stage for visit in record.visits]
         seen = at_once(self._store.observations(record.id, record.evidence_epoch, names))
         return {name: dict(counts) for name, counts in seen.counts.items() if counts}
+
+    def _prelude(self, site: Site) -> None:
+        """Let the incumbent serve for an hour, if the plan compares latencies with what it took."""
+        if not any("latency_relative" in stage.required for stage in self._plan.stages):
+            return
+        world, tiers = self._setting.world, tiers_of(self._plan)
+        requests = int(min(world.rps * HOUR_S, _PRELUDE))
+        waits = site.stream("prelude").lognormal(np.log(world.incumbent.median_s), SIGMA, requests)
+        counters = Multiset(background.waited(float(wait)) for wait in waits)
+        counters[background.REQUESTS] = requests
+        where = background.place(tiers[1].arm, tiers[0].arm)
+        minute = int(START // _MINUTE) - 1
+        cells = {Cell(background.ROLLOUT, 1, where, minute, next(iter(STRATA))): counters}
+        self._sequence += 1
+        self._store.flush(Batch(_BOOT, self._sequence, cells))
 
     # --- one stage -------------------------------------------------------------------------------
 
@@ -353,8 +372,3 @@ def _rivals(setting: Setting, grids: tuple[Grid, ...], road: Road) -> Iterator[O
                 break
             passed.append(int(arrived.sum()))
         yield Outcome(rival, end, index, requests, spent, tuple(passed), setting.scenario.metric)
-
-
-def marks_of(plan: Plan) -> dict[str, Mark]:
-    """Give the latency mark that every rollout has: the budget."""
-    return {"budget": Mark(incumbent=plan.latency_budget_s, candidate=plan.latency_budget_s)}

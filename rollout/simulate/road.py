@@ -16,8 +16,8 @@ from rollout.simulate.traffic import Block, Keys, Visit
 from rollout.simulate.world import Floats, World, drift_path
 from rollout.snapshot import Mark
 
-Stream = Literal["traffic", "drift", "keys", "truths"]
-_STREAMS: Final[tuple[Stream, ...]] = ("traffic", "drift", "keys", "truths")
+Stream = Literal["traffic", "drift", "keys", "truths", "prelude"]
+_STREAMS: Final[tuple[Stream, ...]] = ("traffic", "drift", "keys", "truths", "prelude")
 
 
 class Site(NamedTuple):

@@ -75,6 +75,16 @@ def test_a_candidate_that_fails_far_too_often_is_rolled_back_by_the_real_control
     assert [one.party for one in others] == list(RIVALS)
 
 
+def test_a_plan_that_compares_latencies_begins_after_traffic_of_the_incumbent() -> None:
+    plan = short_plan(latency_margins={"p95": 50})
+    stages = [one.model_copy(update={"require": ("latency_relative",)}) for one in plan.stages[:2]]
+    plan = plan.model_copy(update={"stages": (*stages, plan.stages[2])})
+    equal = setting(plan, SCENARIOS["aa"], Levels(rps=50.0))
+    slower = setting(plan, SCENARIOS["aa"], Levels(rps=50.0, slower=1.6))
+    assert replicate(equal, Site(1, 0), LOOKS)[0].stage > 0
+    assert replicate(slower, Site(1, 0), LOOKS)[0].stage == 0
+
+
 def test_the_same_seed_gives_the_same_outcomes_and_another_seed_others() -> None:
     of = made("ar1-drift")
     one, again, other = (replicate(of, Site(seed, 3), LOOKS) for seed in (5, 5, 6))
