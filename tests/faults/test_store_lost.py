@@ -18,6 +18,8 @@ pytestmark = pytest.mark.faults
 
 WEIGHT = 25
 SHARE = 0.6
+MOST = 200.0
+"""Requests a second: beyond that, who else uses the machine decides about its tail."""
 SPLIT: dict[str, Any] = {"mode": "ab", "weight": WEIGHT, "scope": "all"}
 
 
@@ -49,7 +51,7 @@ async def test_a_frozen_store_costs_no_prediction_no_time_and_no_split(tmp_path:
             both = await asyncio.gather(
                 *(capacity(on.client, content, seconds=2, at_once=4) for on in (suffering, calm))
             )
-            rate = SHARE * min(both)
+            rate = min(SHARE * min(both), MOST)
             frozen.send(signal.SIGSTOP)
             try:
                 shots, others = await asyncio.gather(
@@ -64,7 +66,8 @@ async def test_a_frozen_store_costs_no_prediction_no_time_and_no_split(tmp_path:
     share = to_the_candidate(shots)
     found = slower(shots, others)
     print(
-        f"\nstore frozen for {SECONDS:g} s at {rate:.0f}/s ({SHARE:.0%} of {min(both):.0f}/s): "
+        f"\nstore frozen for {SECONDS:g} s at {rate:.0f}/s ({rate / min(both):.0%} of the "
+        f"capacity): "
         f"{len(failed)} of {len(shots)} failed, p99 {p99_ms(shots):.1f} ms, {found} that of a "
         f"gateway whose store is well (asked: 1.1x), {share / len(shots):.2%} to the candidate, "
         f"config_age_seconds {age:.1f}"
