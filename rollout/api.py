@@ -41,7 +41,7 @@ from rollout.edge import (
     rollout_error,
 )
 from rollout.errors import Conflict, OutcomeUnknown, RolloutError, StoreUnavailable, TooLate
-from rollout.explain import Explanation
+from rollout.explanation import Explanation
 from rollout.machine import AuditEntry
 from rollout.metrics import Metrics
 from rollout.models import identities

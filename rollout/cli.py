@@ -3,47 +3,47 @@
 For people there are sentences and tables; `--json` prints the API's own answer. The exit code
 tells a program what to do next: 0 done, 1 refused (and nothing was changed), 2 wrong usage or a
 malformed plan, 3 the controller was not reached or the outcome is unknown (look at the status, or
-send the command again with the same `--idempotency-key`).
+send the command again with the same `--idempotency-key`). `watch` ends with 0 when the rollout
+succeeded, with 1 when it ended otherwise, and with 130 after Ctrl-C.
 """
 
-import getpass
 import json
-import os
-import uuid
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Final, NoReturn
+from typing import Annotated, Any, NoReturn, TypeVar
 
-import httpx2
 import typer
-from rich.console import Console
+from pydantic import TypeAdapter
+from rich.console import Console, RenderableType
 from rich.text import Text
 
-from rollout.judge import Verdict
-from rollout.orders import Result, Status
+from rollout.explanation import Explanation
+from rollout.machine import AuditEntry
+from rollout.options import Asking, Ordering, Rollout, takes
+from rollout.orders import Result, RolloutStatus, Status, Summary
 from rollout.plan import DEFAULT_PLAN, Plan
-from rollout.planfile import PlanError, parse_plan, write_plan
+from rollout.planfile import PlanError, parse_plan, schema, write_plan
+from rollout.remote import USAGE, CallError, get, post, read
+from rollout.snapshot import Tier
 from rollout.tables import gate_view, status_view
-
-REFUSED: Final = 1
-USAGE: Final = 2
-UNKNOWN: Final = 3
-TIMEOUT_S: Final = 30.0
-_SERVER_ERROR: Final = 500
-_UNPROCESSABLE: Final = 422
-_OK: Final = 300
+from rollout.views import audit_view, explanation_view, forecast_view, list_view, show_view
+from rollout.watch import watch as follow
 
 app = typer.Typer(
     name="rollout",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     help="Move traffic from one model to the next in stages, with evidence, and back again.\n\n"
-    "A first rollout: `start`, then `status` until the gate says PASS, then `advance`; "
+    "A first rollout: `start`, then `explain` until the gate says PASS, then `advance`; "
     "`abort` at any time. Exit codes: 0 done, 1 refused, 2 wrong usage or a malformed plan, "
     "3 controller unreachable or outcome unknown.",
 )
 _out = Console(highlight=False)
 _err = Console(stderr=True, highlight=False)
+_T = TypeVar("_T")
 
 
 class Form(StrEnum):
@@ -53,152 +53,176 @@ class Form(StrEnum):
     JSON = "json"
 
 
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a container's user may have no name
-        return f"uid {os.getuid()}"
-
-
-Url = Annotated[
-    str, typer.Option("--url", envvar="TURNOUT_CONTROLLER_URL", help="Where the controller is.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print the controller's answer as JSON.")]
-Reason = Annotated[str, typer.Option(help="Why: it stands in the audit for good.")]
-Actor = Annotated[str, typer.Option(default_factory=_user, help="Who asks; by default your login.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would happen, and do nothing.")]
-Expect = Annotated[
-    str | None,
-    typer.Option(
-        "--expect-version",
-        metavar="EPOCH.VERSION",
-        help="Refuse (exit 1) when the rollout has moved on from the version you saw.",
-    ),
-]
-Key = Annotated[
-    str, typer.Option(default_factory=lambda: uuid.uuid4().hex, help="Makes a repeat harmless.")
-]
-Rollout = Annotated[str, typer.Option("--id", help="A rollout's id; by default the current one.")]
-
-HERE: Final = "http://127.0.0.1:8081"
-UNSAID: Final = "no reason given"
-
-
-# --- verbs ---------------------------------------------------------------------------------------
+# --- commands ------------------------------------------------------------------------------------
 
 
 @app.command()
+@takes(Ordering)
 def start(
-    actor: Actor,
-    idempotency_key: Key,
+    order: Ordering,
     plan: Annotated[
         Path | None,
         typer.Argument(
             help="A YAML file; without one the default plan.", exists=True, dir_okay=False
         ),
     ] = None,
-    reason: Reason = UNSAID,
-    expect_version: Expect = None,
-    dry_run: DryRun = False,
-    as_json: Json = False,
-    url: Url = HERE,
 ) -> None:
-    """Start a rollout: enter the first stage of a plan.
+    """Start a rollout: enter the first stage of a plan, and forecast how long the stages take.
 
     `turnout rollout plan > plan.yaml` writes a plan to edit; then
     `turnout rollout start plan.yaml --reason "weights of May"`. Every fault of a plan is listed
-    with its line, and then nothing is started (exit 2).
+    with its line, and then nothing is started (exit 2). With `--dry-run` the forecast alone.
     """
-    body = _order(actor, reason, idempotency_key, expect_version, dry_run)
+    body = order.body
     if plan is not None:
         body["plan"] = _read(plan).model_dump(mode="json")
-    _command(url, "/v1/rollouts", body, as_json=as_json)
+    _command(order, "/v1/rollouts", body)
 
 
-@app.command()
-def status(as_json: Json = False, url: Url = HERE) -> None:
-    """Show where the rollout stands, what was counted, and what the gate says now."""
-    answer = _ask(url, "GET", "/v1/rollouts/current")
-    if as_json:
-        typer.echo(answer.text)
-    else:
-        _out.print(status_view(Status.model_validate_json(answer.content)))
+def _plain(verb: str, told: str) -> None:
+    """Add a command that takes nothing but its order."""
+
+    @takes(Ordering)
+    def command(order: Ordering, rollout: Rollout = "current") -> None:
+        _command(order, f"/v1/rollouts/{rollout}/{verb}", order.body)
+
+    command.__name__, command.__doc__ = verb, told
+    app.command()(command)
 
 
-@app.command()
-def advance(
-    actor: Actor,
-    idempotency_key: Key,
-    reason: Reason = UNSAID,
-    expect_version: Expect = None,
-    dry_run: DryRun = False,
-    rollout: Rollout = "current",
-    as_json: Json = False,
-    url: Url = HERE,
-) -> None:
+_plain(
+    "advance",
     """Enter the next stage, or finish after the last, if the gate of this stage is open.
 
     `turnout rollout advance --expect-version 1.4 --reason "gate passed"`. A closed gate says
     which figures are missing (exit 1).
+    """,
+)
+
+
+@app.command()
+@takes(Ordering)
+def promote(
+    order: Ordering,
+    rollout: Rollout = "current",
+    full: Annotated[
+        bool, typer.Option("--full", help="Enter the last stage, over those in between.")
+    ] = False,
+) -> None:
+    """Enter the next stage without waiting for the gate: an approver's right, recorded as such.
+
+    `turnout rollout promote --reason "agreed with the model's owners"`. In the last stage it
+    finishes the rollout.
     """
-    body = _order(actor, reason, idempotency_key, expect_version, dry_run)
-    _command(url, f"/v1/rollouts/{rollout}/advance", body, as_json=as_json)
+    _command(order, f"/v1/rollouts/{rollout}/promote", {**order.body, "full": full})
 
 
-@app.command()
-def pause(
-    actor: Actor,
-    idempotency_key: Key,
-    reason: Reason = UNSAID,
-    expect_version: Expect = None,
-    dry_run: DryRun = False,
-    rollout: Rollout = "current",
-    as_json: Json = False,
-    url: Url = HERE,
-) -> None:
-    """Freeze the weight where it is: traffic goes on as now, and nothing advances."""
-    body = _order(actor, reason, idempotency_key, expect_version, dry_run)
-    _command(url, f"/v1/rollouts/{rollout}/pause", body, as_json=as_json)
-
-
-@app.command()
-def resume(
-    actor: Actor,
-    idempotency_key: Key,
-    reason: Reason = UNSAID,
-    expect_version: Expect = None,
-    dry_run: DryRun = False,
-    rollout: Rollout = "current",
-    as_json: Json = False,
-    url: Url = HERE,
-) -> None:
-    """Go on after a pause, in the same stage."""
-    body = _order(actor, reason, idempotency_key, expect_version, dry_run)
-    _command(url, f"/v1/rollouts/{rollout}/resume", body, as_json=as_json)
-
-
-@app.command()
-def abort(
-    actor: Actor,
-    idempotency_key: Key,
-    reason: Reason = UNSAID,
-    expect_version: Expect = None,
-    dry_run: DryRun = False,
-    rollout: Rollout = "current",
-    as_json: Json = False,
-    url: Url = HERE,
-) -> None:
-    """Take all traffic off the candidate at once, for good.
+for _verb, _told in {
+    "approve": "Agree that the present stage may be left, where the plan asks for an approval.",
+    "pause": "Freeze the weight where it is: nothing advances, and the rollback guard stays armed.",
+    "resume": "Go on in the same stage, after a pause or a hold.",
+    "abort": """Take all traffic off the candidate at once, for good.
 
     `turnout rollout abort --reason "errors on the new pool"`. The tier table is then as it was
-    before the start; another try is a new `start`.
-    """
-    body = _order(actor, reason, idempotency_key, expect_version, dry_run)
-    _command(url, f"/v1/rollouts/{rollout}/abort", body, as_json=as_json)
+    before the start; another try is a `retry` or a new `start`.
+    """,
+    "retry": """Start the plan of a rollout that ended anew: another id and salt, no old evidence.
+
+    What was aborted, rolled back or undone can be tried again, as often as its plan allows.
+    """,
+    "undo": "After a success: the tier table as it was before the rollout, in one step.",
+}.items():
+    _plain(_verb, _told)
+
+
+# --- questions -----------------------------------------------------------------------------------
 
 
 @app.command()
+@takes(Asking)
+def status(asking: Asking) -> None:
+    """Show where everything stands: the stage, what was counted, the gate, every gateway."""
+    _show(asking, "/v1/rollouts/current", Status, status_view)
+
+
+@app.command(name="list")
+@takes(Asking)
+def list_(asking: Asking) -> None:
+    """List the rollouts that are remembered, newest first."""
+    _show(asking, "/v1/rollouts", tuple[Summary, ...], list_view)
+
+
+@app.command()
+@takes(Asking)
+def show(
+    asking: Asking,
+    rollout: Annotated[str, typer.Argument(help="A rollout's id: `list` names them.")],
+) -> None:
+    """Show one rollout, also one that ended: its stages, when they were left, and on what."""
+    if rollout == "current":
+        with _failing(asking):
+            rollout = read(get(asking, "/v1/rollouts/current/explain"), Explanation).rollout
+    _show(asking, f"/v1/rollouts/{rollout}", RolloutStatus, show_view)
+
+
+@app.command()
+@takes(Asking)
+def explain(asking: Asking, rollout: Rollout = "current") -> None:
+    """Say why a rollout is held, went on, or failed; what is missing, and what happens next."""
+    _show(asking, f"/v1/rollouts/{rollout}/explain", Explanation, explanation_view)
+
+
+@app.command()
+@takes(Asking)
+def watch(
+    asking: Asking,
+    rollout: Rollout = "current",
+    interval: Annotated[
+        float, typer.Option("--interval", min=0.1, help="Seconds between two looks.")
+    ] = 2.0,
+) -> None:
+    """Follow a rollout until it ends; a line for each change where this is no terminal.
+
+    Exits with 0 when the rollout succeeded, 1 when it ended otherwise, 130 after Ctrl-C.
+    """
+    with _failing(asking):
+        raise typer.Exit(follow(asking, rollout, interval, _out))
+
+
+@app.command()
+@takes(Asking)
+def audit(
+    asking: Asking,
+    rollout: Annotated[str | None, typer.Option("--id", help="Of this rollout alone.")] = None,
+) -> None:
+    """Show who did what, when and why: the newest 1,000 transitions, oldest first."""
+    params = {"rollout": rollout} if rollout else None
+    _show(asking, "/v1/audit", tuple[AuditEntry, ...], audit_view, params)
+
+
+@app.command()
+@takes(Asking)
+def export(asking: Asking) -> None:
+    """Print the settings that make the outcome permanent, for gateways and controllers.
+
+    `turnout rollout export >> turnout.env`. The outcome of a rollout lives in the store; with these
+    settings a new store, or a gateway that reaches none, begins with the same tier table.
+    """
+    with _failing(asking):
+        seen = read(get(asking, "/v1/rollouts/current"), Status)
+    if seen.rollout and seen.rollout.ended_at is None:
+        _err.print(
+            Text(f"{seen.rollout.id} is under way: this is the table as it was before it"),
+            soft_wrap=True,
+        )
+    table = TypeAdapter(tuple[Tier, ...]).dump_json(seen.tiers).decode()
+    typer.echo(table if asking.as_json else f"TURNOUT_TIERS={shlex.quote(table)}")
+
+
+@app.command()
+@takes(Asking)
 def report(
+    asking: Asking,
     form: Annotated[
         Form | None, typer.Option("--format", help="By default what FILE's name says, else json.")
     ] = None,
@@ -206,12 +230,12 @@ def report(
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Instead of stdout.")
     ] = None,
     rollout: Rollout = "current",
-    url: Url = HERE,
 ) -> None:
     """Write the shadow comparison report: `turnout rollout report -o report.html`."""
     named_html = output is not None and output.suffix in (".html", ".htm")
-    chosen = form or (Form.HTML if named_html else Form.JSON)
-    answer = _ask(url, "GET", f"/v1/rollouts/{rollout}/report", params={"format": chosen.value})
+    chosen = form or (Form.HTML if named_html and not asking.as_json else Form.JSON)
+    with _failing(asking):
+        answer = get(asking, f"/v1/rollouts/{rollout}/report", {"format": chosen.value})
     if output is None:
         typer.echo(answer.text)
         return
@@ -228,19 +252,55 @@ def plan() -> None:
     typer.echo(write_plan(DEFAULT_PLAN), nl=False)
 
 
+@app.command(name="schema")
+def schema_() -> None:
+    """Print the JSON schema of a plan: for editors, and for programs that write plans."""
+    typer.echo(json.dumps(schema(), indent=2))
+
+
 # --- one call ------------------------------------------------------------------------------------
 
 
-def _order(
-    actor: str, reason: str, key: str, expect_version: str | None, dry_run: bool
-) -> dict[str, Any]:
-    return {
-        "actor": actor,
-        "reason": reason,
-        "idempotency_key": key,
-        "expected_version": expect_version,
-        "dry_run": dry_run,
-    }
+def _show(
+    asking: Asking,
+    path: str,
+    kind: type[_T],
+    view: Callable[[_T], RenderableType],
+    params: dict[str, str] | None = None,
+) -> None:
+    with _failing(asking):
+        answer = get(asking, path, params)
+        if asking.as_json:
+            typer.echo(answer.text)
+        else:
+            _out.print(view(read(answer, kind)))
+
+
+def _command(order: Ordering, path: str, body: dict[str, Any]) -> None:
+    with _failing(order):
+        answer = post(order, path, body)
+        if order.as_json:
+            typer.echo(answer.text)
+            return
+        result = read(answer, Result)
+    prefix = {"applied": "", "repeated": "done before: ", "dry_run": "dry run, nothing changed: "}
+    _say(f"{prefix[result.outcome]}{result.message} [version {result.version}]")
+    if result.forecast:
+        _out.print(forecast_view(result.forecast))
+
+
+@contextmanager
+def _failing(asking: Asking) -> Iterator[None]:
+    """Say what became of a call that did not succeed, and exit with its code."""
+    try:
+        yield
+    except CallError as error:
+        if asking.as_json and error.text is not None:
+            typer.echo(error.text)
+            raise typer.Exit(error.code) from None
+        if error.verdict:
+            _err.print(gate_view(error.verdict))
+        _fail(error.code, str(error))
 
 
 def _read(path: Path) -> Plan:
@@ -256,71 +316,6 @@ def _read(path: Path) -> Plan:
             place = f"{path}:{fault.line}" if fault.line else str(path)
             _err.print(Text(f"{place} {fault}"), soft_wrap=True)
         _fail(USAGE, f"faults in {path}: {len(error.errors)}; nothing was started")
-
-
-def _command(url: str, path: str, body: dict[str, Any], *, as_json: bool) -> None:
-    answer = _ask(url, "POST", path, body=body, as_json=as_json)
-    if as_json:
-        typer.echo(answer.text)
-        return
-    result = Result.model_validate_json(answer.content)
-    prefix = {"applied": "", "repeated": "done before: ", "dry_run": "dry run, nothing changed: "}
-    _say(f"{prefix[result.outcome]}{result.message} [version {result.version}]")
-
-
-def _ask(
-    url: str,
-    method: str,
-    path: str,
-    *,
-    body: dict[str, Any] | None = None,
-    params: dict[str, str] | None = None,
-    as_json: bool = False,
-) -> httpx2.Response:
-    """Make one call; on anything but success say so and exit."""
-    try:
-        answer = httpx2.request(
-            method, f"{url.rstrip('/')}{path}", json=body, params=params, timeout=TIMEOUT_S
-        )
-    except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
-        _fail(USAGE, f"the controller's URL {url!r} is none: {error}")
-    except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
-        _fail(
-            UNKNOWN,
-            f"no controller at {url} ({error}): nothing was changed; "
-            "`turnout up` starts one, --url or TURNOUT_CONTROLLER_URL names another",
-        )
-    except httpx2.HTTPError as error:
-        again = (
-            f" or send it again with --idempotency-key {body['idempotency_key']}" if body else ""
-        )
-        _fail(
-            UNKNOWN,
-            f"the controller at {url} gave no answer ({type(error).__name__}): the outcome is "
-            f"unknown; look at `turnout rollout status`{again}",
-        )
-    if answer.status_code >= _OK:
-        _refused(answer, as_json=as_json)
-    return answer
-
-
-def _refused(answer: httpx2.Response, *, as_json: bool) -> NoReturn:
-    code = REFUSED
-    if answer.status_code >= _SERVER_ERROR:
-        code = UNKNOWN
-    elif answer.status_code == _UNPROCESSABLE:
-        code = USAGE
-    if as_json:
-        typer.echo(answer.text)
-        raise typer.Exit(code)
-    try:
-        told = json.loads(answer.content)
-        message = str(told["error"])
-    except (ValueError, KeyError, TypeError):
-        _fail(code, f"the controller answered {answer.status_code}: {answer.text[:200]}")
-    if verdict := told.get("verdict"):
-        _err.print(gate_view(Verdict.model_validate(verdict)))
-    _fail(code, message)
 
 
 def _say(message: str) -> None:

@@ -17,7 +17,8 @@ from typing import Final
 
 from rollout import history
 from rollout.errors import FrozenNow, MemoryLost, NoRollout, TooLate
-from rollout.explain import Explanation, Situation, explain
+from rollout.explain import Situation, explain
+from rollout.explanation import Explanation
 from rollout.forecast import forecast
 from rollout.history import History
 from rollout.judge import Judgement, judge, unreadable

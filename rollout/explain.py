@@ -13,118 +13,21 @@ rate of this stage.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
+from rollout.explanation import Acted, Explanation, Gateways, Missing, Notice, Traffic
 from rollout.freeze import frozen
-from rollout.machine import AuditEntry, Record, State, Visit
+from rollout.machine import AuditEntry, Record, State
 from rollout.plan import Stage
-from rollout.snapshot import Arm, Frozen, Heartbeat, Mode, Position
+from rollout.snapshot import Heartbeat, Position
 from rollout.tally import StageTally, percent
 from rollout.tick import Act, Move
-from rollout.verdict import Judgement, Verdict
+from rollout.verdict import Judgement
 from rollout.wording import count, span
 from rollout.wording import percent as written_percent
 
 PATIENCE_S: Final = 60.0
 """How long a stage may be without traffic, or without labels, before that is worth a notice."""
-Name = Literal[
-    "store_lost", "no_leader", "no_gateway", "gateway_behind", "held_locally", "counts_dropped",
-    "warm_up", "frozen", "no_traffic", "no_labels", "keyless",
-]  # fmt: skip
-
-
-class Notice(Frozen):
-    """A condition that a release engineer should know of."""
-
-    name: Name
-    told: str
-
-
-class Missing(Frozen):
-    """What the gate waits for. `seconds` None: never at this rate."""
-
-    check: str
-    quantity: str
-    """seconds, requests, pairs or labels."""
-    needed: float
-    """How many more."""
-    seconds: float | None
-    told: str
-
-
-class Acted(Frozen):
-    """A transition of the audit: who acted, and why. `at` is in Unix seconds."""
-
-    at: float
-    actor: str
-    command: str
-    reason: str
-    note: str
-    version: str
-    state_after: str
-    stage_after: str
-
-
-class Traffic(Frozen):
-    """What came in during the present stage. Rates are means over the time that counts."""
-
-    requests: int
-    requests_per_s: float | None
-    pairs: int
-    labels: int
-    keyless: int
-    keyless_percent: float | None
-    """Of the requests in scope, those without a routing key: outside the statistics by key."""
-
-
-class Gateways(Frozen):
-    """Those with a fresh heartbeat. The others are names (boots)."""
-
-    alive: int
-    behind: tuple[str, ...]
-    """They have not applied the present version."""
-    held: tuple[str, ...]
-    """Their local file stops all candidate traffic there."""
-    dropped: int
-    """Counts that they lost since they started."""
-
-
-class Explanation(Frozen):
-    """The whole answer. Times are in Unix seconds on the store's clock."""
-
-    now: float
-    version: str | None
-    rollout: str
-    state: State
-    candidate: Arm
-    incumbent: Arm
-    stage: str
-    stage_number: int
-    stages: int
-    mode: Mode
-    weight: float
-    visit: Visit
-    evidence_epoch: int
-    headline: str
-    because: tuple[str, ...]
-    notices: tuple[Notice, ...]
-    verdict: Verdict | None
-    """The gate's: of the present stage, or the one that the last stage was left on."""
-    guard: Verdict | None
-    """The rollback guard's; None when the rollout has ended."""
-    missing: tuple[Missing, ...]
-    earliest_s: float | None
-    """Until all that is missing has come in, at the present rate; None: not at this rate."""
-    next: str | None
-    """What the next look leads to; None when the rollout has ended."""
-    leader: str | None
-    """The controller that looks."""
-    last: Acted | None
-    """The last transition of this rollout."""
-    last_person: Acted | None
-    """The last one that a person asked for."""
-    traffic: Traffic | None
-    gateways: Gateways
 
 
 @dataclass(frozen=True, slots=True)

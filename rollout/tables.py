@@ -1,4 +1,4 @@
-"""How a rollout looks on a terminal: a `Status`, a `Result` or a `Verdict` as rich renderables."""
+"""How a `Status` and a `Verdict` look on a terminal, as rich renderables."""
 
 import time
 from typing import Final
@@ -26,8 +26,13 @@ def status_view(status: Status) -> RenderableType:
     )
     parts: list[RenderableType] = [
         Text(f"version {status.version or '- (the store is empty)'}   tiers: {tiers}"),
+        Text(f"leader: {status.leader or 'none, so nothing happens by itself'}"),
         Text(_gateways(status)),
     ]
+    if status.store_lost:
+        parts.append(Text(status.store_lost, "bold red"))
+    if status.gateways:
+        parts.append(_beats(status))
     if status.rollout is None:
         parts.append(Text("no rollout yet: `turnout rollout start` begins one"))
         return Group(*parts)
@@ -36,6 +41,8 @@ def status_view(status: Status) -> RenderableType:
         parts.append(_arms(status.rollout, status.tally))
     if status.verdict:
         parts += [gate_view(status.verdict), Text(status.verdict.reason)]
+    if status.next:
+        parts.append(Text(f"next: {status.next}"))
     return Group(*parts)
 
 
@@ -56,6 +63,26 @@ def _gateways(status: Status) -> str:
     held = sum(one.held for one in alive)
     told = f"gateways: {len(alive)} alive, {applied} at this version"
     return f"{told}, {held} HELD at the incumbent by their local file" if held else told
+
+
+def _beats(status: Status) -> Table:
+    """Show what every gateway said last."""
+    table = Table(title="gateways", title_justify="left")
+    for name in ("gateway", "heard of", "version", "candidate", "counts lost", "models"):
+        table.add_column(name, justify="right" if name == "counts lost" else "left")
+    for beat in status.gateways:
+        age = max(0.0, status.now - beat.at)
+        dead = age >= GATEWAY_ALIVE_S
+        version = f"{beat.epoch}.{beat.version}"
+        table.add_row(
+            Text(beat.boot[:12]),
+            Text(f"{span(age)} ago{', not alive' if dead else ''}", "red" if dead else ""),
+            Text(version, "" if version == status.version else "yellow"),
+            Text("HELD by hold-at-incumbent", "bold yellow") if beat.held else Text("served"),
+            str(beat.dropped),
+            Text(", ".join(f"{arm} {model[:12]}" for arm, model in beat.identities.items()) or "-"),
+        )
+    return table
 
 
 def _headline(rollout: RolloutStatus) -> str:

@@ -1,0 +1,195 @@
+"""How answers about rollouts look on a terminal: lists, one rollout, its audit, its explanation."""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from rollout.explanation import Explanation, Missing
+from rollout.forecast import Forecast
+from rollout.machine import AuditEntry, State, Visit
+from rollout.orders import RolloutStatus, Summary
+from rollout.tables import COLOURS
+from rollout.verdict import Check, Verdict
+from rollout.wording import count, span, when
+
+STATES: Final[dict[State, str]] = {
+    "running": "green", "waiting": "yellow", "paused": "yellow", "held": "bold yellow",
+    "succeeded": "bold green", "aborted": "red", "rolled_back": "bold red", "undone": "red",
+}  # fmt: skip
+
+
+def list_view(rollouts: Sequence[Summary]) -> RenderableType:
+    """Show the rollouts that are remembered, newest first."""
+    if not rollouts:
+        return Text("no rollout yet: `turnout rollout start` begins one")
+    table = _table("rollout", "state", "candidate", "against", "stage", "began", "lasted", "of")
+    for one in rollouts:
+        lasted = span(one.ended_at - one.started_at) if one.ended_at is not None else "under way"
+        table.add_row(
+            Text(one.id),
+            Text(one.state, STATES[one.state]),
+            Text(one.candidate),
+            Text(one.incumbent),
+            Text(one.stage),
+            when(one.started_at),
+            lasted,
+            Text(f"retry of {one.retry_of}" if one.retry_of else ""),
+        )
+    return table
+
+
+def show_view(rollout: RolloutStatus) -> RenderableType:
+    """Show one rollout: where it stands, and the stages that it was in."""
+    lines = [
+        f"rollout {rollout.id}: {rollout.state}, {rollout.candidate} against {rollout.incumbent}",
+        f"began {when(rollout.started_at)}"
+        + (f", ended {when(rollout.ended_at)}" if rollout.ended_at is not None else ""),
+        f"attempt {rollout.attempt}"
+        + (f", a retry of {rollout.retry_of}" if rollout.retry_of else ""),
+        f"plan {rollout.plan.name}: scope {rollout.plan.scope}, unit {rollout.plan.unit}",
+        f"next may come: {', '.join(rollout.commands) or 'nothing, it has ended'}",
+    ]
+    if rollout.hold:
+        lines.append(f"held since {when(rollout.hold.at)}: {rollout.hold.reason}")
+    if rollout.approval:
+        lines.append(f"approved by {rollout.approval.actor}, {when(rollout.approval.at)}")
+    lines += [
+        f"{arm} computes with {' and '.join(one[:12] for one in models)}"
+        for arm, models in rollout.identities.items()
+    ]
+    return Group(*map(Text, lines), _visits(rollout.visits, rollout.verdicts))
+
+
+def audit_view(entries: Iterable[AuditEntry]) -> RenderableType:
+    """Show who did what, and why, oldest first."""
+    table = _table("when", "version", "rollout", "who", "did", "led to", "why")
+    for entry in entries:
+        why = "; ".join(
+            filter(None, (entry.reason, entry.note if entry.note != entry.reason else ""))
+        )
+        table.add_row(
+            when(entry.at),
+            f"{entry.epoch}.{entry.version}",
+            Text(entry.rollout),
+            Text(entry.actor),
+            Text(entry.command),
+            Text(f"{entry.state_after}, {entry.stage_after}"),
+            Text(why),
+        )
+    return table
+
+
+def forecast_view(forecast: Forecast) -> RenderableType:
+    """Show how long the stages will take."""
+    table = _table("stage", "at least", "expected", "bound by", title="forecast")
+    for stage in forecast.stages:
+        expected = "not known" if forecast.traffic is None else "never at this rate"
+        if stage.days is not None:
+            expected = _days(stage.days)
+        table.add_row(Text(stage.stage), _days(stage.least_days), expected, Text(stage.bound_by))
+    return Group(table, Text(forecast.told))
+
+
+def explanation_view(seen: Explanation) -> RenderableType:
+    """Show why a rollout is where it is: sentences, then the figures behind them."""
+    parts: list[RenderableType] = [
+        Text(seen.headline, STATES[seen.state]),
+        *(Text(f"  {sentence}") for sentence in seen.because),
+        *(Text(f"! {notice.told}", "bold yellow") for notice in seen.notices),
+    ]
+    if seen.verdict:
+        parts.append(checks_view(seen.verdict, f"gate of {seen.stage}: {seen.verdict.kind}"))
+    if seen.guard and seen.guard.kind != "PASS":
+        parts.append(checks_view(seen.guard, f"rollback guard: {seen.guard.kind}"))
+    if seen.missing:
+        parts.append(_missing(seen.missing))
+    parts += [Text(f"  {line}", "dim") for line in _context(seen)]
+    return Group(*parts)
+
+
+def checks_view(verdict: Verdict, title: str) -> Table:
+    """Show every check with the evidence behind it."""
+    table = _table(
+        "check", "", "observed", "required", "e-value", "interval", "counts", title=title
+    )
+    for check in verdict.checks:
+        proof = check.evidence
+        kind = check.kind if check.decides else f"{check.kind}, reported only"
+        table.add_row(
+            Text(check.name),
+            Text(kind, COLOURS[check.kind] if check.decides else "dim"),
+            Text(check.observed),
+            Text(check.required),
+            Text(f"{proof.e_value:.3g} of {proof.threshold:g}" if proof else ""),
+            Text(_interval(check)),
+            Text(", ".join(f"{name} {n}" for name, n in proof.counts.items()) if proof else ""),
+        )
+    return table
+
+
+def _interval(check: Check) -> str:
+    if check.evidence is None or check.evidence.interval is None:
+        return ""
+    low, high = check.evidence.interval
+    return f"{low:.4g} to {high:.4g}"
+
+
+def _missing(missing: Iterable[Missing]) -> Table:
+    table = _table("still missing", "how much", "at this rate", title="missing")
+    for need in missing:
+        much = span(need.needed) if need.quantity == "seconds" else count(need.needed)
+        unit = "" if need.quantity == "seconds" else f" {need.quantity}"
+        table.add_row(
+            Text(need.check),
+            f"{much}{unit}",
+            "never" if need.seconds is None else span(need.seconds),
+        )
+    return table
+
+
+def _context(seen: Explanation) -> Iterable[str]:
+    yield f"version {seen.version}, evidence epoch {seen.evidence_epoch}, {when(seen.now)}"
+    if seen.traffic:
+        rate = seen.traffic.requests_per_s
+        each = "" if rate is None else f", {rate:.3g} requests/s"
+        yield (
+            f"counted in this stage: {count(seen.traffic.requests)} requests, "
+            f"{count(seen.traffic.pairs)} pairs, {count(seen.traffic.labels)} labels{each}"
+        )
+    if seen.last_person and seen.last_person != seen.last:
+        who = seen.last_person
+        yield f"last person: {who.actor}, {who.command} at {when(who.at)}: {who.reason}"
+    if seen.last:
+        who = seen.last
+        yield f"last change: {who.actor}, {who.command} at {when(who.at)}: {who.reason}"
+    if seen.next is not None:
+        yield f"who looks: {seen.leader or 'nobody'}; {seen.gateways.alive} gateways alive"
+
+
+def _visits(visits: Iterable[Visit], verdicts: dict[str, Verdict]) -> Table:
+    table = _table("stage", "evidence epoch", "entered", "counted from", "left", "left on")
+    for visit in visits:
+        verdict = verdicts.get(visit.stage) if visit.left_at is not None else None
+        table.add_row(
+            Text(visit.stage),
+            str(visit.evidence_epoch),
+            when(visit.entered_at),
+            when(visit.settled_at) if visit.settled_at is not None else "-",
+            when(visit.left_at) if visit.left_at is not None else "-",
+            Text(verdict.kind, COLOURS[verdict.kind]) if verdict else "",
+        )
+    return table
+
+
+def _table(*columns: str, title: str | None = None) -> Table:
+    table = Table(title=Text(title) if title else None, title_justify="left")
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    return table
+
+
+def _days(days: float) -> str:
+    return span(days * 86_400)
