@@ -24,6 +24,8 @@ __all__ = ["Content", "Reply", "Stream", "Transport", "TransportError"]
 
 IDLE_S: Final = 15.0
 """How long an unused connection is kept: less than servers do."""
+CONNECT_S: Final = 2.0
+"""How long a connection may take to be made: a host that is gone says nothing at all."""
 PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -36,10 +38,12 @@ class Transport:
         *,
         connections: int,
         ca_file: Path | None = None,
+        connect_s: float = CONNECT_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._address = address
         self._ca_file = ca_file
+        self._connect_s = connect_s
         self._clock = clock
         self._free = connections
         self._idle: list[Connection] = []
@@ -126,17 +130,20 @@ class Transport:
         connection = Connection(self._lost)
         self._all.add(connection)
         try:
-            if address.socket is not None:
-                await loop.create_unix_connection(lambda: connection, address.socket)
-            else:
-                scheme = address.base.partition(":")[0]
-                secure = _trust(self._ca_file) if scheme == "https" else None
-                await loop.create_connection(
-                    lambda: connection, address.host, address.port or PORTS[scheme], ssl=secure
-                )
+            async with asyncio.timeout(self._connect_s):
+                if address.socket is not None:
+                    await loop.create_unix_connection(lambda: connection, address.socket)
+                else:
+                    scheme = address.base.partition(":")[0]
+                    secure = _trust(self._ca_file) if scheme == "https" else None
+                    await loop.create_connection(
+                        lambda: connection, address.host, address.port or PORTS[scheme], ssl=secure
+                    )
         except BaseException as error:
             self._all.discard(connection)
             connection.close()
+            if isinstance(error, TimeoutError):
+                raise TransportError(f"not connected within {self._connect_s:g} s") from error
             if isinstance(error, OSError):
                 raise TransportError(str(error) or type(error).__name__) from error
             raise

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -382,3 +383,20 @@ async def test_https_trusts_the_authority_that_it_is_given_and_no_other(tmp_path
             await post(doubting)
         await doubting.close()
         await until(lambda: not server.open, "the connections end")
+
+
+async def test_a_host_that_says_nothing_is_given_up_long_before_the_deadline() -> None:
+    with contextlib.ExitStack() as stack:
+        deaf = stack.enter_context(socket.socket())
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        for _ in range(3):  # its queue is full: further connections are not even refused
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(deaf.getsockname())
+        address = read_address(f"http://127.0.0.1:{deaf.getsockname()[1]}")
+        transport = Transport(address, connections=1, connect_s=0.1)
+        for _ in range(2):  # and its place was given back
+            with pytest.raises(TransportError, match=r"not connected within 0\.1 s"):
+                await post(transport)
+        await transport.close()
