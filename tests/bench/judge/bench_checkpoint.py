@@ -5,6 +5,7 @@ ours, the file is of another judge, and is begun anew. A last line that was cut 
 nothing.
 """
 
+import ast
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
@@ -28,14 +29,32 @@ def key_of(cell: Cell) -> str:
 
 
 def digest(cells: Iterable[Cell]) -> str:
-    """Give a digest of the controller's code and of what it is asked."""
+    """Give a digest of the code that decides and of what it is asked."""
     found = hashlib.sha256()
-    root = Path(next(iter(rollout.__path__)))
-    for file in sorted(root.rglob("*.py")):
+    for file in sources("rollout.simulate.replicate"):
         found.update(file.read_bytes())
     for cell in cells:
         found.update(f"{key_of(cell)} {cell.setting} {cell.looks} {SEED}".encode())
     return found.hexdigest()
+
+
+def sources(module: str) -> list[Path]:
+    """List the files of a module of the controller and of all that it imports there."""
+    root = Path(next(iter(rollout.__path__))).parent
+    todo, seen = [module], dict[str, Path]()
+    while todo:
+        name = todo.pop()
+        file = root.joinpath(*name.split(".")).with_suffix(".py")
+        if name in seen or not file.is_file():
+            continue
+        seen[name] = file
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rollout"):
+                inside = [
+                    f"{node.module}.{one.name}" for one in node.names
+                ]  # from rollout import x
+                todo += [str(node.module), *inside]
+    return [seen[name] for name in sorted(seen)]
 
 
 class Checkpoint:

@@ -17,7 +17,7 @@ HOUR: Final = 3600.0
 SEED: Final = 20_261_125
 RATES: Final = (1.0, 20.0, 200.0)
 BASES: Final = (0.001, 0.01)
-LOOKS: Final = 12
+LOOKS: Final = 10
 ABOUT_ERRORS: Final = (
     "aa", "regression-errors", "margin-errors", "non-inferior", "ramp-drift", "ar1-drift",
     "sticky-keys",
@@ -83,31 +83,31 @@ def plan(base: float) -> Plan:
     )
 
 
-def detection_plan() -> Plan:
-    """Write a plan that begins at 25 %, without a mirror: what is asked is about served errors."""
-    return plan(BASES[0]).model_copy(
-        update={"stages": (stage("ab-25", "ab", 25, 0), stage("full", "ab", 100, 0, hours=0.5))}
-    )
+def lean_plan(weight: float, sample: float) -> Plan:
+    """Write a plan that begins with clients, and compares in one stage."""
+    first = stage(f"ab-{weight:g}", "ab", weight, sample)
+    full = stage("full", "ab", 100, sample, hours=0.5)
+    return plan(BASES[0]).model_copy(update={"stages": (first, full)})
 
 
 def grid(replicates: int, *, dense: int) -> list[Cell]:
-    """List the cells; `dense` looks in a stage is every minute, in one cell that shows the most."""
-    cells = [
-        _cell(name, rps, base, replicates)
-        for name in ABOUT_ERRORS
-        for base in BASES
-        for rps in RATES
+    """List the cells, the first base first; `dense` looks in a stage are one every minute.
+
+    Two cells are for questions of their own: equal arms under a look every minute, and how soon
+    5 % of errors are found at one request a second where 25 % of the traffic are the candidate's.
+    """
+    dense_plan, detection = lean_plan(50, 50), lean_plan(25, 0)
+    every = setting(dense_plan, SCENARIOS["aa"], Levels(rps=20.0, error=BASES[0]))
+    levels = Levels(rps=1.0, error=BASES[0], candidate_error=0.05)
+    found = setting(detection, SCENARIOS["regression-errors"], levels)
+    first, second = BASES
+    return [
+        Cell("detect", first, found, replicates, looks=40, detection=True),
+        *(_cell(name, rps, first, replicates) for name in ABOUT_ERRORS for rps in RATES),
+        *(_cell(name, rps, first, replicates) for name in OTHERS for rps in RATES),
+        Cell("aa, every minute", first, every, replicates, looks=dense),
+        *(_cell(name, rps, second, replicates) for name in ABOUT_ERRORS for rps in RATES),
     ]
-    cells += [_cell(name, rps, BASES[0], replicates) for name in OTHERS for rps in RATES]
-    one = _cell("aa", 20.0, BASES[1], replicates)
-    cells.append(Cell("aa, every look", BASES[1], one.setting, replicates, looks=dense))
-    found = setting(
-        detection_plan(),
-        SCENARIOS["regression-errors"],
-        Levels(rps=1.0, error=0.001, candidate_error=0.05),
-    )
-    cells.append(Cell("detect", BASES[0], found, replicates, looks=40, detection=True))
-    return cells
 
 
 def _cell(name: str, rps: float, base: float, replicates: int) -> Cell:

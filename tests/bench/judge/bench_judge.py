@@ -33,7 +33,11 @@ from rollout.simulate.summary import Share, Summary, limit
 
 FULL: Final = 2000
 QUICK: Final = 50
-DENSE: Final = 150
+ROUND: Final = 500
+"""Replicates of every cell that are run before the next ones: so a bench that was stopped has a
+figure for every cell, with fewer replicates."""
+DENSE: Final = 2000
+"""Looks on a geometric grid that come to one every minute."""
 QUICK_DENSE: Final = 30
 TICK_MS: Final = 5.0
 DETECTED: Final = 95.0
@@ -62,7 +66,9 @@ def main() -> int:
     facts = {**machine(), "seed": SEED, "looks per stage": LOOKS}
     console.print(" · ".join(f"{name} {value}" for name, value in facts.items()))
     kept = Checkpoint(options.checkpoint, digest(cells), fresh=options.fresh)
-    if not _run(cells, kept, options.processes or pool.cores(), console):
+    if options.show:
+        cells = [cell for cell in cells if any(kept.outcomes(cell))]
+    elif not _run(cells, kept, options.processes or pool.cores(), console):
         console.print("stopped: what is finished is kept, and the next run goes on from there")
         return 130
     summaries = [(cell, Summary.of(cell.setting, kept.outcomes(cell))) for cell in cells]
@@ -96,6 +102,7 @@ def _options() -> argparse.Namespace:
         help="where finished chunks are kept",
     )  # fmt: skip
     parser.add_argument("--fresh", action="store_true", help="forget what is kept")
+    parser.add_argument("--show", action="store_true", help="only show what is finished")
     parser.add_argument("--only", help="only the cells whose name holds this, such as aa@20/0.001")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     parser.add_argument("--picture", type=Path, help="draw some of the cells: .svg or .png")
@@ -105,6 +112,7 @@ def _options() -> argparse.Namespace:
 def _run(cells: list[Cell], kept: Checkpoint, processes: int, console: Console) -> bool:
     """Run what is missing; False when it was interrupted."""
     todo = [(cell, chunk) for cell in cells for chunk in kept.missing(cell)]
+    todo.sort(key=lambda one: one[1].first // ROUND)
     total = sum(cell.replicates for cell in cells)
     done = total - sum(chunk.count for _, chunk in todo)
     if done:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from bench_checkpoint import Checkpoint, digest, key_of
+from bench_checkpoint import Checkpoint, digest, key_of, sources
 from bench_cost import costs
 from bench_grid import CHUNK, DETECT_S, Cell, grid
 from bench_judge import alpha, detected, spread
@@ -68,6 +68,12 @@ def test_chunks_of_another_judge_or_another_grid_count_for_nothing(
     assert digest(cells) != digest(cells[1:])
     assert list(Checkpoint(path, digest(cells[1:])).outcomes(cell)) == []
     assert list(Checkpoint(path, digest(cells)).outcomes(cell)) == []  # the file was begun anew
+
+
+def test_the_digest_is_of_the_code_that_decides_and_of_no_other() -> None:
+    names = {file.name for file in sources("rollout.simulate.replicate")}
+    assert {"judge.py", "bets.py", "memory.py", "tally.py", "controller.py", "looks.py"} <= names
+    assert names.isdisjoint({"api.py", "cli.py", "charts.py", "picture.py", "redis.py"})
 
 
 def test_a_fresh_start_forgets(cells: list[Cell], tmp_path: Path) -> None:
