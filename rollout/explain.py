@@ -133,7 +133,8 @@ def _because(seen: Situation, last: Acted | None, missing: Sequence[Missing]) ->
             f"{entered.command}, {entered.reason}{told}"
         )
     yield from (need.told for need in missing)
-    if following := _next(seen):
+    following = _next(seen)
+    if following and not (seen.judgement and following == seen.judgement.gate.reason):
         yield f"Next: {following}"
 
 
@@ -203,8 +204,15 @@ def _missing(seen: Situation, traffic: Traffic | None) -> Iterator[Missing]:
             yield _more(f"minimum {quantity}", quantity, least[quantity] - have, rates)
     for check in seen.judgement.gate.checks if seen.judgement else ():
         proof = check.evidence
-        if check.kind == "INCONCLUSIVE" and check.decides and proof and proof.needed:
+        if check.kind != "INCONCLUSIVE" or not check.decides or proof is None:
+            continue
+        if proof.needed is not None:
             yield _more(check.name, proof.per, proof.needed, rates)
+        else:
+            told = f"no decision of the check {check.name!r} is in sight yet"
+            yield Missing(
+                check=check.name, quantity=proof.per, needed=None, seconds=None, told=told
+            )
 
 
 def _rates(stage: Stage, traffic: Traffic) -> dict[str, float]:

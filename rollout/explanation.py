@@ -23,13 +23,13 @@ class Notice(Frozen):
 
 
 class Missing(Frozen):
-    """What the gate waits for. `seconds` None: never at this rate."""
+    """What the gate waits for. `seconds` None: never at this rate, or nobody can say."""
 
     check: str
     quantity: str
     """seconds, requests, pairs or labels."""
-    needed: float
-    """How many more."""
+    needed: float | None
+    """How many more; None where no decision is in sight yet."""
     seconds: float | None
     told: str
 

@@ -41,7 +41,7 @@ def status_view(status: Status) -> RenderableType:
         parts.append(_arms(status.rollout, status.tally))
     if status.verdict:
         parts += [gate_view(status.verdict), Text(status.verdict.reason)]
-    if status.next:
+    if status.next and not (status.verdict and status.next == status.verdict.reason):
         parts.append(Text(f"next: {status.next}"))
     return Group(*parts)
 

@@ -95,9 +95,10 @@ def forecast_view(forecast: Forecast) -> RenderableType:
 
 def explanation_view(seen: Explanation) -> RenderableType:
     """Show why a rollout is where it is: sentences, then the figures behind them."""
+    in_table = {need.told for need in seen.missing}
     parts: list[RenderableType] = [
         Text(seen.headline, STATES[seen.state]),
-        *(Text(f"  {sentence}") for sentence in seen.because),
+        *(Text(f"  {sentence}") for sentence in seen.because if sentence not in in_table),
         *(Text(f"! {notice.told}", "bold yellow") for notice in seen.notices),
     ]
     if seen.verdict:
@@ -140,14 +141,18 @@ def _interval(check: Check) -> str:
 def _missing(missing: Iterable[Missing]) -> Table:
     table = _table("still missing", "how much", "at this rate", title="missing")
     for need in missing:
-        much = span(need.needed) if need.quantity == "seconds" else count(need.needed)
-        unit = "" if need.quantity == "seconds" else f" {need.quantity}"
         table.add_row(
-            Text(need.check),
-            f"{much}{unit}",
-            "never" if need.seconds is None else span(need.seconds),
+            Text(need.check), _much(need), "never" if need.seconds is None else span(need.seconds)
         )
     return table
+
+
+def _much(need: Missing) -> str:
+    if need.needed is None:
+        return "no decision in sight"
+    return (
+        span(need.needed) if need.quantity == "seconds" else f"{count(need.needed)} {need.quantity}"
+    )
 
 
 def _context(seen: Explanation) -> Iterable[str]:

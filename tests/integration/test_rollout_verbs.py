@@ -150,7 +150,8 @@ def test_explain_says_what_is_missing_and_who_acted_and_agrees_with_status(
     assert status["leader"] == seen.leader
     assert status["verdict"]["kind"] == (seen.verdict and seen.verdict.kind)
     told = run("explain", url=url).out
-    for part in (seen.headline, "600 more requests for the check 'minimum requests'"):
+    assert "600 more requests for the check 'minimum requests'" in " ".join(seen.because)
+    for part in (seen.headline, "│ 600 requests │"):
         assert part in " ".join(told.split())
     assert "the-operator, start" in told
 
