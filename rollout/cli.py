@@ -8,12 +8,13 @@ succeeded, with 1 when it ended otherwise, and with 130 after Ctrl-C.
 """
 
 import json
+import os
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, Final, NoReturn, TypeVar
 
 import typer
 from pydantic import TypeAdapter
@@ -41,8 +42,8 @@ app = typer.Typer(
     "`abort` at any time. Exit codes: 0 done, 1 refused, 2 wrong usage or a malformed plan, "
     "3 controller unreachable or outcome unknown.",
 )
-_out = Console(highlight=False)
-_err = Console(stderr=True, highlight=False)
+PIPED: Final = 200
+"""Columns of a table that goes into a file or a pipe, where nothing says how wide it may be."""
 _T = TypeVar("_T")
 
 
@@ -186,7 +187,7 @@ def watch(
     Exits with 0 when the rollout succeeded, 1 when it ended otherwise, 130 after Ctrl-C.
     """
     with _failing(asking):
-        raise typer.Exit(follow(asking, rollout, interval, _out))
+        raise typer.Exit(follow(asking, rollout, interval, _out()))
 
 
 @app.command()
@@ -211,7 +212,7 @@ def export(asking: Asking) -> None:
     with _failing(asking):
         seen = read(get(asking, "/v1/rollouts/current"), Status)
     if seen.rollout and seen.rollout.ended_at is None:
-        _err.print(
+        _err().print(
             Text(f"{seen.rollout.id} is under way: this is the table as it was before it"),
             soft_wrap=True,
         )
@@ -273,7 +274,7 @@ def _show(
         if asking.as_json:
             typer.echo(answer.text)
         else:
-            _out.print(view(read(answer, kind)))
+            _out().print(view(read(answer, kind)))
 
 
 def _command(order: Ordering, path: str, body: dict[str, Any]) -> None:
@@ -286,7 +287,7 @@ def _command(order: Ordering, path: str, body: dict[str, Any]) -> None:
     prefix = {"applied": "", "repeated": "done before: ", "dry_run": "dry run, nothing changed: "}
     _say(f"{prefix[result.outcome]}{result.message} [version {result.version}]")
     if result.forecast:
-        _out.print(forecast_view(result.forecast))
+        _out().print(forecast_view(result.forecast))
 
 
 @contextmanager
@@ -299,7 +300,7 @@ def _failing(asking: Asking) -> Iterator[None]:
             typer.echo(error.text)
             raise typer.Exit(error.code) from None
         if error.verdict:
-            _err.print(gate_view(error.verdict))
+            _err().print(gate_view(error.verdict))
         _fail(error.code, str(error))
 
 
@@ -314,14 +315,30 @@ def _read(path: Path) -> Plan:
     except PlanError as error:
         for fault in error.errors:
             place = f"{path}:{fault.line}" if fault.line else str(path)
-            _err.print(Text(f"{place} {fault}"), soft_wrap=True)
+            _err().print(Text(f"{place} {fault}"), soft_wrap=True)
         _fail(USAGE, f"faults in {path}: {len(error.errors)}; nothing was started")
 
 
 def _say(message: str) -> None:
-    _out.print(Text(message), soft_wrap=True)
+    _out().print(Text(message), soft_wrap=True)
 
 
 def _fail(code: int, message: str) -> NoReturn:
-    _err.print(Text(message), soft_wrap=True)
+    _err().print(Text(message), soft_wrap=True)
     raise typer.Exit(code)
+
+
+def _out() -> Console:
+    return _console(stderr=False)
+
+
+def _err() -> Console:
+    return _console(stderr=True)
+
+
+def _console(*, stderr: bool) -> Console:
+    """Make the console that a verb prints on: its width is what it is now."""
+    console = Console(stderr=stderr, highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = PIPED
+    return console

@@ -1,0 +1,226 @@
+"""The explanation: every reason for which a rollout stands where it does, in words and figures."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from rollout.explain import Situation, explain
+from rollout.explanation import Explanation
+from rollout.freeze import Freeze
+from rollout.machine import AuditEntry, Detail, Event, Record, begin, step
+from rollout.plan import DEFAULT_PLAN, Plan
+from rollout.snapshot import DEFAULT_TIERS, Counter, Heartbeat, Position
+from rollout.tally import StageTally, tally
+from rollout.tick import Facts, Stay, tick
+from rollout.verdict import Check, Evidence, Judgement, Kind, Verdict, combine
+
+NOW = 10_000.0
+HERE = Position(1, 7)
+GATEWAY = Heartbeat(boot="gw-1", at=NOW, epoch=1, version=7, held=False)
+ALWAYS = Freeze(begins="1970-01-01 00:00", ends="2100-01-01 00:00", why="the year's end")
+
+
+def begun(plan: Plan = DEFAULT_PLAN, *events: Event, at: float = 6400.0) -> Record:
+    record = begin(plan, DEFAULT_TIERS, id_="r1", salt="s", now=at)
+    record = step(record, "settle", at)
+    for event in events:
+        record = step(record, event, 9000.0, Detail(cause="limit", reason="a limit", actor="ann"))
+    return record
+
+
+def figures(requests: int = 0, pairs: int = 0, labels: int = 0, keyless: int = 0) -> StageTally:
+    counts = {
+        Counter.assigned("incumbent"): requests,
+        Counter.pair_error(incumbent=False, candidate=False): pairs,
+        Counter.labels("incumbent"): labels,
+        Counter.KEYLESS: keyless,
+    }
+    stage = DEFAULT_PLAN.stages[0]
+    return tally(stage, {f"-|101-200|{name}": value for name, value in counts.items()})
+
+
+def proof(needed: int | None, per: str = "pairs") -> Evidence:
+    return Evidence(
+        metric="errors", stage="shadow-5", counts={"alike": 3}, ln_e=1.0, e_value=2.7,
+        threshold=20.0, rule="a test", needed=needed, per=per,
+    )  # fmt: skip
+
+
+def judged(kind: Kind = "INCONCLUSIVE", evidence: Evidence | None = None) -> Judgement:
+    check = Check(
+        name="paired errors", kind=kind, observed="0", required="1", reason="some errors",
+        evidence=evidence,
+    )  # fmt: skip
+    return Judgement.of(combine((check,)))
+
+
+def entry(command: str, actor: str, reason: str, **changes: Any) -> AuditEntry:
+    fields: dict[str, Any] = {
+        "at": 6400.0, "rollout": "r1", "state_before": "none", "state_after": "running",
+        "stage_before": "-", "stage_after": "shadow-5", "epoch": 1, "version": 1,
+    }  # fmt: skip
+    return AuditEntry(command=command, actor=actor, reason=reason, **(fields | changes))
+
+
+def situation(record: Record | None = None, **changes: Any) -> Situation:
+    record = record or begun()
+    judgement = judged()
+    found = Situation(
+        record=record,
+        now=NOW,
+        position=HERE,
+        alive=(GATEWAY,),
+        leader="one",
+        store_lost=None,
+        figures=figures(720, 36, 10),
+        judgement=None if record.ended else judgement,
+        move=None if record.ended else tick(record, judgement, NOW, Facts(gateways=1)),
+        entries=(
+            entry("start", "ann", "weights of May"),
+            entry("settle", "controller", "all are there", stage_before="shadow-5"),
+        ),
+        ticker="controller",
+    )
+    return replace(found, **changes)
+
+
+def notices(seen: Explanation) -> set[str]:
+    return {notice.name for notice in seen.notices}
+
+
+def test_what_is_missing_is_projected_with_the_present_rate() -> None:
+    """720 requests and 36 pairs in an hour: 0.2 and 0.01 a second."""
+    seen = explain(situation(judgement=judged(evidence=proof(500))))
+    missing = {need.check: need for need in seen.missing}
+    assert missing["minimum requests"].needed == 280
+    assert missing["minimum requests"].seconds == pytest.approx(1400)
+    assert missing["minimum pairs"].seconds == pytest.approx(1400)
+    assert missing["paired errors"].seconds == pytest.approx(50_000)
+    assert missing["minimum duration"].needed == pytest.approx(7 * 86_400 - 3600)
+    assert seen.earliest_s == missing["minimum duration"].seconds
+    assert seen.traffic is not None
+    assert seen.traffic.requests_per_s == pytest.approx(0.2)
+
+
+def test_without_traffic_nothing_is_in_sight_and_that_is_said() -> None:
+    seen = explain(situation(figures=figures()))
+    assert seen.earliest_s is None
+    assert "no_traffic" in notices(seen)
+    assert "no_labels" not in notices(seen)
+    undecided = explain(situation(judgement=judged(evidence=proof(None))))
+    (need,) = [need for need in undecided.missing if need.check == "paired errors"]
+    assert (need.needed, need.seconds, undecided.earliest_s) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "part"),
+    [
+        ({"leader": None}, "no_leader", "nothing happens by itself"),
+        ({"alive": ()}, "no_gateway", "no gateway is alive"),
+        (
+            {"alive": (GATEWAY, GATEWAY.model_copy(update={"boot": "gw-2", "version": 6}))},
+            "gateway_behind",
+            "1 of 2 gateways have not applied version 1.7: gw-2",
+        ),
+        (
+            {"alive": (GATEWAY.model_copy(update={"held": True}),)},
+            "held_locally",
+            "hold-at-incumbent: gw-1",
+        ),
+        (
+            {"alive": (GATEWAY.model_copy(update={"dropped": 12_000}),)},
+            "counts_dropped",
+            "12,000 counts were lost",
+        ),
+        ({"store_lost": "the store lost its memory"}, "store_lost", "only an abort is safe"),
+        ({"figures": figures(720)}, "no_labels", "no label has arrived for 720 requests"),
+    ],
+)
+def test_every_condition_that_keeps_it_from_going_on_has_a_notice(
+    changes: dict[str, Any], name: str, part: str
+) -> None:
+    assert name not in notices(explain(situation()))
+    found = [one.told for one in explain(situation(**changes)).notices if one.name == name]
+    assert len(found) == 1
+    assert part in found[0]
+
+
+def test_a_freeze_window_and_keyless_traffic_have_notices() -> None:
+    plan = DEFAULT_PLAN.model_copy(update={"unit": "key", "freeze": (ALWAYS,)})
+    seen = explain(situation(begun(plan), figures=figures(300, keyless=100, labels=1)))
+    told = {notice.name: notice.told for notice in seen.notices}
+    assert told["frozen"].startswith("frozen until 2100-01-01 00:00 UTC (the year's end)")
+    assert told["keyless"].startswith("25.0 % of the requests in scope have no routing key")
+    by_request = explain(situation(figures=figures(300, keyless=100, labels=1)))
+    assert "keyless" not in notices(by_request)
+
+
+def test_a_stage_that_has_not_settled_is_in_its_warm_up() -> None:
+    record = begin(DEFAULT_PLAN, DEFAULT_TIERS, id_="r1", salt="s", now=6400.0)
+    assert notices(explain(situation(record, figures=figures()))) == {"warm_up"}
+
+
+def test_a_young_stage_is_not_blamed_for_having_seen_nothing() -> None:
+    assert notices(explain(situation(begun(at=NOW - 30), figures=figures()))) == set()
+
+
+def test_a_hold_is_explained_by_its_cause_and_a_pause_by_who_paused() -> None:
+    held = explain(situation(begun(DEFAULT_PLAN, "hold")))
+    assert held.headline == "r1 is held in the stage shadow-5 (1 of 4)"
+    assert held.because[0] == "The controller holds it for 16 min 40 s: a limit"
+    paused = explain(
+        situation(
+            begun(DEFAULT_PLAN, "pause"), entries=(entry("pause", "ann", "lunch", at=9000.0),)
+        )
+    )
+    assert paused.because[0] == "ann paused it: lunch"
+    assert "resume" in paused.because[-1]
+
+
+def test_a_guard_that_fires_is_said_with_its_evidence() -> None:
+    seen = explain(situation(judgement=judged("FAIL", proof(None))))
+    assert seen.guard is not None
+    assert seen.guard.checks[0].evidence == proof(None)
+    assert "The rollback guard says FAIL: failed: some errors" in seen.because
+
+
+def test_an_end_is_explained_by_the_audit_and_what_the_stage_was_left_on() -> None:
+    verdict = Verdict(kind="FAIL", checks=(), reason="failed: 9 errors")
+    record = step(begun(), "rollback", 9000.0, Detail(verdict=verdict))
+    rolled = entry(
+        "rollback", "controller", "failed: 9 errors", note="failed: 9 errors",
+        state_after="rolled_back",
+    )  # fmt: skip
+    seen = explain(situation(record, entries=(rolled,)))
+    assert seen.headline == "r1 was rolled back in the stage shadow-5 (1 of 4)"
+    assert seen.because == (
+        "controller did it (rollback): failed: 9 errors; the gate of shadow-5 said FAIL",
+    )
+    assert (seen.verdict, seen.guard, seen.next, seen.weight) == (verdict, None, None, 0)
+    assert (seen.missing, seen.notices) == ((), ())
+    forgotten = explain(situation(record, entries=()))
+    assert "the audit remembers it no more" in forgotten.because[0]
+
+
+def test_who_acted_last_is_told_apart_from_the_last_person() -> None:
+    seen = explain(situation())
+    assert seen.last is not None
+    assert seen.last_person is not None
+    assert (seen.last.actor, seen.last_person.actor) == ("controller", "ann")
+    assert "entered by ann, 1 h ago: start, weights of May" in seen.because[1]
+
+
+def test_the_next_look_is_what_the_tick_would_do() -> None:
+    record = begun(DEFAULT_PLAN.model_copy(update={"on_pass": "advance"}))
+    passed = judged("PASS")
+    move = tick(record, passed, NOW, Facts(gateways=1))
+    seen = explain(situation(record, judgement=passed, move=move))
+    assert seen.next == "advance, at the next look: passed: some errors"
+    waits = explain(situation(move=Stay("because")))
+    assert waits.next == "because"
+
+
+def test_an_explanation_survives_its_json() -> None:
+    seen = explain(situation(judgement=judged(evidence=proof(7))))
+    assert Explanation.model_validate_json(seen.model_dump_json()) == seen
