@@ -57,7 +57,7 @@ from rollout.orders import (
 )
 from rollout.plan import DEFAULT_PLAN
 from rollout.planfile import read_plan, schema
-from rollout.report import ReportInput, build, render_html
+from rollout.report import ReportInput, build, render_html, render_markdown
 
 log = structlog.stdlib.get_logger("rollout.api")
 RolloutId = Annotated[str, Path(max_length=128, description="A rollout's id, or `current`.")]
@@ -177,9 +177,9 @@ class Api:
     async def report(
         self,
         rollout: RolloutId,
-        form: Annotated[Literal["json", "html"], Query(alias="format")] = "json",
+        form: Annotated[Literal["json", "html", "md"], Query(alias="format")] = "json",
     ) -> Response:
-        """Make the shadow comparison report, as one JSON document or one HTML file."""
+        """Make the shadow comparison report, as one JSON document, one HTML file or Markdown."""
         history = await self._controller.history(rollout)
         record, seen = history.record, history.observations
         made = build(
@@ -187,8 +187,11 @@ class Api:
                 record=record,
                 counts={stage: dict(counts) for stage, counts in seen.counts.items()},
                 audit=tuple(e for e in history.journal.entries if e.rollout == record.id),
+                warm_up={stage: dict(counts) for stage, counts in history.warm_up.items()},
                 samples=seen.samples,
                 verdicts=record.verdicts,
+                judged=history.judged,
+                trace=history.trace,
                 models=await identities(self._backends),
                 made_at=history.now,
             )
@@ -196,6 +199,8 @@ class Api:
         if form == "html":
             # A second of drawing: off the loop, or no other command is answered meanwhile.
             return HTMLResponse(await run_in_threadpool(render_html, made))
+        if form == "md":
+            return Response(render_markdown(made), media_type="text/markdown")
         return Response(made.model_dump_json(indent=2), media_type="application/json")
 
     async def audit(

@@ -7,14 +7,14 @@ what was not measured: an arm without data has no mark, a chart without data has
 """
 
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from rollout import wording
-from rollout.document import ArmReport, Report, StageReport
-from rollout.drawing import FAINT, INK, canvas, panel, svg
+from rollout import timecharts, wording
+from rollout.document import ArmReport, LengthArm, LengthReport, Report, StageReport
+from rollout.drawing import FAINT, INK, Panel, canvas, panel, row_of_panels, svg
 from rollout.snapshot import HITS, Role
 from rollout.tally import Agreement, Quantiles
 
@@ -25,13 +25,6 @@ _ROOM: Final = 70.0
 """Percent: a bar that is longer leaves no room for words to its right."""
 _ROLES: Final[tuple[Role, ...]] = ("incumbent", "candidate")
 _LANES: Final[dict[Role, float]] = {"incumbent": -0.18, "candidate": 0.18}
-
-
-class Panel(NamedTuple):
-    """One drawing: its heading on the page, and the SVG that a browser shows."""
-
-    heading: str
-    svg: str
 
 
 def draw(report: Report) -> dict[str, list[Panel]]:
@@ -50,9 +43,12 @@ def draw(report: Report) -> dict[str, list[Panel]]:
                 lambda arm: arm.arm_latency_ms,
             ),
             "cosine": _agreements(reached, "cosine", "cosine of the two predictions"),
-            "overlap10": _agreements(reached, "overlap10", "overlap of the first ten neighbours"),
+            "overlaps": _overlaps(reached),
             "rbo": _agreements(reached, "rbo", "rank-biased overlap (p = 0.9)"),
             "hits": _hits(reached, report.targets),
+            "lengths": _lengths(reached),
+            "evidence": timecharts.evidence(report),
+            "paired": timecharts.paired(report),
         }
 
 
@@ -121,12 +117,8 @@ def _latency(
     figure, axes = panel(4.6, 0.75 + 0.5 * len(stages))
     for (row, role), quantiles in found.items():
         _range(axes, row + _LANES[role], quantiles, COLOURS[role])
-    axes.set_xscale("log")
     _rows(axes, stages)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.grid(axis="x", color=FAINT, linewidth=0.7)
+    _milliseconds(axes)
     axes.set_xlabel("milliseconds, logarithmic: ● p50   ○ p95   | p99")
     told = "; ".join(
         f"{stages[row].stage}, {role}: p50 {wording.write(quantiles.p50, 'ms')}, "
@@ -154,15 +146,14 @@ def _agreements(stages: Sequence[StageReport], name: str, axis: str) -> list[Pan
     found = [(stage.stage, stage.agreement[name]) for stage in stages if stage.agreement[name].n]
     if not found:
         return []
-    steps = name == "overlap10"
     low = min(agreement.histogram[0][0] for _, agreement in found)
-    width = 0.1 if steps else 0.05 if low < 0.4 else 0.02  # noqa: PLR2004 - about 20 to 40 bars
-    low = 0.0 if steps else min(0.8, width * (low // width))
+    width = 0.05 if low < 0.4 else 0.02  # noqa: PLR2004 - about 20 to 40 bars
+    low = min(0.8, width * (low // width))
     shown = [_rebinned(agreement, width) for _, agreement in found]
     top = max(max(bars.values()) for bars in shown)
     return [
         _histogram(f"{name}-{index}", stage, agreement, bars, axis=axis, width=width,
-                   limits=(low, top), steps=steps)
+                   limits=(low, top))
         for index, ((stage, agreement), bars) in enumerate(zip(found, shown, strict=True))
     ]  # fmt: skip
 
@@ -185,16 +176,15 @@ def _histogram(
     axis: str,
     width: float,
     limits: tuple[float, float],
-    steps: bool,
 ) -> Panel:
     figure, axes = panel(2.9, 1.75)
     edges = list(bars)
     axes.bar(
-        edges, [bars[edge] for edge in edges], width=width * (0.72 if steps else 0.92),
-        align="center" if steps else "edge", color=BOTH, linewidth=0,
+        edges, [bars[edge] for edge in edges], width=width * 0.92, align="edge", color=BOTH,
+        linewidth=0,
     )  # fmt: skip
     low, top = limits
-    axes.set_xlim(low - (width / 2 if steps else 0), 1 + (width / 2 if steps else width))
+    axes.set_xlim(low, 1 + width)
     axes.set_ylim(0, top * 1.22)
     median = agreement.p50 or 0.0
     axes.plot([median, median], [0, top * 1.06], color=INK, linewidth=1, linestyle=(0, (3, 2)))
@@ -213,6 +203,86 @@ def _histogram(
         f"{wording.write(agreement.p10, 'score')}."
     )
     return Panel(f"{stage}, {wording.count(agreement.n)} pairs", svg(figure, name, label))
+
+
+def _overlaps(stages: Sequence[StageReport]) -> list[Panel]:
+    """One panel per stage: how many of the first 1, 5 and 10 neighbours both arms named."""
+    found = [stage for stage in stages if stage.agreement["overlap10"].n]
+    return [_overlap_panel(f"overlaps-{index}", stage) for index, stage in enumerate(found)]
+
+
+def _overlap_panel(name: str, stage: StageReport) -> Panel:
+    figure, places = row_of_panels(2.9, 1.75, [2.0, 3.4, 5.6])
+    for axes, k in zip(places, HITS, strict=True):
+        agreement = stage.agreement[f"overlap{k}"]
+        bars = _rebinned(agreement, 0.01)
+        axes.bar(list(bars), list(bars.values()), width=0.72 / k if k > 1 else 0.6, color=BOTH,
+                 linewidth=0)  # fmt: skip
+        axes.set_xlim(-0.6 / k - 0.02, 1 + 0.6 / k + 0.02)
+        axes.set_ylim(0, 100)
+        axes.set_xticks([0, 1])
+        axes.set_xlabel(f"overlap@{k}")
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+        if k > HITS[0]:
+            axes.tick_params(axis="y", labelleft=False)
+    places[0].set_ylabel("% of pairs")
+    told = "; ".join(
+        f"overlap@{k} mean {wording.write(stage.agreement[f'overlap{k}'].mean, 'score')}"
+        for k in HITS
+    )
+    n = wording.count(stage.agreement["overlap10"].n)
+    label = f"Distribution of the overlap of the first neighbours in {stage.stage}: {n} pairs. "
+    return Panel(f"{stage.stage}, {n} pairs", svg(figure, name, f"{label}{told}."))
+
+
+# --- lengths -------------------------------------------------------------------------------------
+
+
+def _lengths(stages: Sequence[StageReport]) -> list[Panel]:
+    """Per stage: what clients of each arm waited for, by length of the context."""
+    drawn = []
+    for index, stage in enumerate(stages):
+        rows = [row for row in stage.lengths if row.incumbent.latency_ms.n + _of(row).latency_ms.n]
+        if rows:
+            drawn.append(_length_panel(f"lengths-{index}", stage.stage, rows))
+    return drawn
+
+
+def _of(row: LengthReport, role: Role = "candidate") -> LengthArm:
+    return row.candidate if role == "candidate" else row.incumbent
+
+
+def _length_panel(name: str, stage: str, rows: Sequence[LengthReport]) -> Panel:
+    figure, axes = panel(2.9, 0.75 + 0.36 * len(rows))
+    for place, row in enumerate(rows):
+        for role in _ROLES:
+            if _of(row, role).latency_ms.n:
+                quantiles = _of(row, role).latency_ms
+                _range(axes, place + _LANES[role], quantiles, COLOURS[role])
+    axes.set_yticks(range(len(rows)), [row.stratum for row in rows])
+    axes.set_ylim(len(rows) - 0.45, -0.55)
+    axes.tick_params(axis="y", length=0, labelcolor=INK)
+    axes.spines["left"].set_visible(False)
+    _milliseconds(axes)
+    axes.set_xlabel("milliseconds")
+    told = "; ".join(
+        f"{row.stratum} vectors, {role}: p50 {wording.write(_of(row, role).latency_ms.p50, 'ms')} "
+        f"of {wording.count(_of(row, role).latency_ms.n)}"
+        for row in rows
+        for role in _ROLES
+        if _of(row, role).latency_ms.n
+    )
+    return Panel(stage, svg(figure, name, f"Latency by context length in {stage}. {told}."))
+
+
+def _milliseconds(axes: Axes) -> None:
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    subs = (1, 2, 5) if high < 30 * low else (1,)
+    axes.xaxis.set_major_locator(LogLocator(subs=subs))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.grid(axis="x", color=FAINT, linewidth=0.7)
 
 
 # --- hits ----------------------------------------------------------------------------------------

@@ -52,6 +52,7 @@ class Form(StrEnum):
 
     HTML = "html"
     JSON = "json"
+    MARKDOWN = "md"
 
 
 # --- commands ------------------------------------------------------------------------------------
@@ -232,9 +233,13 @@ def report(
     ] = None,
     rollout: Rollout = "current",
 ) -> None:
-    """Write the shadow comparison report: `turnout rollout report -o report.html`."""
-    named_html = output is not None and output.suffix in (".html", ".htm")
-    chosen = form or (Form.HTML if named_html and not asking.as_json else Form.JSON)
+    """Write the shadow comparison report: `turnout rollout report -o report.html`.
+
+    Without `--format` the file's name decides (.html, .md), and without a file it is JSON.
+    """
+    by_name = {".html": Form.HTML, ".htm": Form.HTML, ".md": Form.MARKDOWN}
+    named = by_name.get(output.suffix) if output is not None and not asking.as_json else None
+    chosen = form or named or Form.JSON
     with _failing(asking):
         answer = get(asking, f"/v1/rollouts/{rollout}/report", {"format": chosen.value})
     if output is None:

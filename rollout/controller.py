@@ -293,7 +293,8 @@ class Controller:
         """Gather what a report is made of. Raises NoRollout."""
         stored = await self._store.load()
         record = await self._found(stored, rollout)
-        return await history.gather(self._store, record, stored.now)
+        _, judged = await self._judged(record, stored.now)
+        return await history.gather(self._store, record, stored.now, judged)
 
     async def journal(self) -> Journal:
         """Read the audit and the heartbeats."""

@@ -7,12 +7,13 @@ milliseconds, times Unix seconds. None (JSON null) means that it was not measure
 
 from typing import Final, Literal
 
-from rollout.judge import Verdict
 from rollout.machine import AuditEntry, State
 from rollout.snapshot import Arm, Frozen, Role, Scope, Unit
-from rollout.tally import RoleTally, StageTally
+from rollout.tally import Quantiles, RoleTally, StageTally
+from rollout.verdict import Verdict
 
-FORMAT: Final = "turnout.report/1"
+Whose = Literal["incumbent", "candidate", "pairs"]
+FORMAT: Final = "turnout.report/2"
 
 
 class Rate(Frozen):
@@ -41,6 +42,27 @@ class Ratio(Frozen):
     reason: str
 
 
+class Coverage(Frozen):
+    """How much of what was awaited came. `percent` is None where nothing was awaited."""
+
+    due: int
+    came: int
+    percent: float | None
+
+
+class PairDifference(Frozen):
+    """Hit@k of the candidate minus Hit@k of the incumbent on the same requests, in points.
+
+    `low` and `high` are a 95 % confidence sequence: valid at every look, unlike the interval of a
+    `Rate`.
+    """
+
+    n: int
+    points: float | None
+    low: float | None
+    high: float | None
+
+
 class ArmReport(RoleTally):
     """One arm in one stage."""
 
@@ -48,6 +70,33 @@ class ArmReport(RoleTally):
     error_rate: Rate
     hit_rates: dict[int, Rate]
     """For each k, of the labelled requests that were assigned to the arm."""
+
+
+class LengthArm(Frozen):
+    """One arm in one context-length bucket of one stage, by assignment."""
+
+    assigned: int
+    error_count: int
+    error_percent: float | None
+    latency_ms: Quantiles
+    arm_latency_ms: Quantiles
+
+
+class LengthReport(Frozen):
+    """One context-length bucket of one stage."""
+
+    stratum: str
+    requests: int
+    percent: float | None
+    """Of the stage's requests."""
+    incumbent: LengthArm
+    candidate: LengthArm
+    compared: int
+    cosine: float | None
+    """Mean over the pairs compared."""
+    labelled_pairs: int
+    pair_hit_rates: dict[Role, dict[int, Rate]]
+    pair_differences: dict[int, PairDifference]
 
 
 class StageReport(StageTally):
@@ -67,8 +116,18 @@ class StageReport(StageTally):
     labelled_pairs: int
     pair_hit_rates: dict[Role, dict[int, Rate]]
     """Each arm's own hits on the labelled pairs: in `shadow`, the candidate's only ones."""
+    pair_differences: dict[int, PairDifference]
+    label_coverage: dict[Whose, Coverage]
+    """Truths that came, of those awaited: by assigned arm, and for both arms of a pair."""
+    lengths: tuple[LengthReport, ...]
+    """By length of the context, shortest first."""
+    warm_up: int
+    """Requests before every gateway had applied the stage: in none of the figures here."""
+    sampled: int
+    """Pairs that were taken as samples: what the requests that differ most were chosen from."""
     verdict: Verdict | None
-    """What the stage was left on."""
+    judged: Literal["on leaving", "at the report"] | None
+    """When: a stage left by its gate keeps the verdict that it was left on."""
 
     def role(self, role: Role) -> ArmReport:
         """One arm's figures."""
@@ -86,8 +145,45 @@ class Difference(Frozen):
     cosine: float
     overlap10: float
     rbo: float
-    nearest: dict[Role, int | None]
-    """The first neighbour that each arm named."""
+    latency_ms: dict[Role, float]
+    """Each arm's own time."""
+    top: dict[Role, tuple[int, ...]]
+    """The first neighbours that each arm named, the nearest first; ten at most."""
+    shared: int
+    """How many of them both named."""
+
+
+class Moment(Frozen):
+    """One look of the controller, as `rollout.trace` kept it."""
+
+    at: float
+    since_start_s: float
+    stage: str
+    gate: str
+    guard_ln_e: float | None
+    guard_high: float
+    ln_e: dict[str, float]
+    """By the name of a check that the gate requires."""
+    requests: int
+    pairs: int
+    pair_hit_rates: dict[Role, dict[int, float | None]]
+    """Percent of the labelled pairs, for each k."""
+    pair_differences: dict[int, PairDifference]
+
+
+class Timeline(Frozen):
+    """The evidence over time. `kept` looks were kept, of which `moments` are shown."""
+
+    kept: int
+    moments: tuple[Moment, ...]
+
+
+class Guard(Frozen):
+    """What the rollback guard says at the time of the report."""
+
+    verdict: Verdict
+    high: float
+    """ln of the highest average e-value that it ever saw."""
 
 
 class Model(Frozen):
@@ -130,6 +226,7 @@ class Totals(Frozen):
     mirrored: int
     compared: int
     labels: int
+    labelled_pairs: int
 
 
 class Note(Frozen):
@@ -142,7 +239,7 @@ class Note(Frozen):
 class Report(Frozen):
     """The whole document."""
 
-    format: Literal["turnout.report/1"] = FORMAT
+    format: Literal["turnout.report/2"] = FORMAT
     made_at: float
     headline: Headline
     notice: str | None
@@ -152,8 +249,11 @@ class Report(Frozen):
     targets: dict[int, float]
     stages: tuple[StageReport, ...]
     differences: tuple[Difference, ...]
-    samples: int
+    sampled: int
     """How many sampled requests `differences` was chosen from."""
+    timeline: Timeline
+    guard: Guard | None
+    """None once the rollout has ended."""
     audit: tuple[AuditEntry, ...]
     models: dict[Arm, Model]
     notes: tuple[Note, ...]

@@ -10,9 +10,9 @@ import html
 import io
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -45,6 +45,13 @@ _ANONYMOUS: Final = {"Date": None, "Creator": None, "Format": None, "Type": None
 _LOCK: Final = threading.Lock()
 
 
+class Panel(NamedTuple):
+    """One drawing: its heading on the page, and the SVG that a browser shows."""
+
+    heading: str
+    svg: str
+
+
 @contextmanager
 def canvas() -> Iterator[None]:
     """Draw with the report's settings, alone. Every `panel` and `svg` belongs inside."""
@@ -56,6 +63,15 @@ def panel(width: float, height: float) -> tuple[Figure, Axes]:
     """Give a figure of this size in inches, with one set of axes."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()
+
+
+def row_of_panels(
+    width: float, height: float, shares: Sequence[float]
+) -> tuple[Figure, list[Axes]]:
+    """Give a figure with axes side by side, as wide as their `shares`."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    grid = figure.add_gridspec(1, len(shares), width_ratios=list(shares))
+    return figure, [figure.add_subplot(grid[0, place]) for place in range(len(shares))]
 
 
 def svg(figure: Figure, name: str, label: str) -> str:

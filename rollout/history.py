@@ -1,5 +1,6 @@
 """Looking back: what a report is made of, and how much traffic there was. Reads the store alone."""
 
+import dataclasses
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from rollout.gates import LatencyQuantile
 from rollout.machine import Record
 from rollout.marks import quantiles
 from rollout.plan import Plan
-from rollout.snapshot import KEPT_SAMPLES, Arm, Counter, Role, Sample, Scope, Tier
+from rollout.snapshot import KEPT_SAMPLES, Arm, Counter, Role, Sample, Scope, Tier, warm_up
 from rollout.store.port import Journal, Observations, Store
 from rollout.tally import StageTally
 from rollout.trace import Point, due, point
@@ -31,19 +32,28 @@ class History:
     observations: Observations
     journal: Journal
     now: float
+    warm_up: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
+    """Raw totals by stage, of what was counted before every gateway had applied it."""
+    judged: Judgement | None = None
+    """What the judge says of the present stage, or of the last one."""
     trace: tuple[Point, ...] = ()
     """What the evidence was over time; empty where no controller acted by itself."""
 
 
-async def gather(store: Store, record: Record, now: float) -> History:
+async def gather(
+    store: Store, record: Record, now: float, judged: Judgement | None = None
+) -> History:
     """Read everything about one rollout: each stage under the last evidence epoch that it had."""
     epochs = {visit.stage: visit.evidence_epoch for visit in record.visits}
     counts: dict[str, dict[str, int]] = {}
+    warm: dict[str, dict[str, int]] = {}
     samples: tuple[Sample, ...] = ()
     for epoch in sorted(set(epochs.values())):
         stages = [stage for stage, last in epochs.items() if last == epoch]
-        seen = await store.observations(record.id, epoch, stages, samples=KEPT_SAMPLES)
+        early = [warm_up(stage) for stage in stages]
+        seen = await store.observations(record.id, epoch, [*stages, *early], samples=KEPT_SAMPLES)
         counts |= {stage: dict(seen.counts[stage]) for stage in stages}
+        warm |= {stage: dict(seen.counts[warm_up(stage)]) for stage in stages}
         samples += seen.samples
     ordered = {visit.stage: counts[visit.stage] for visit in record.visits}
     return History(
@@ -51,7 +61,9 @@ async def gather(store: Store, record: Record, now: float) -> History:
         Observations(ordered, samples),
         await store.journal(),
         now,
-        await store.trace(record.id),
+        warm_up=warm,
+        judged=judged,
+        trace=await store.trace(record.id),
     )
 
 

@@ -4,12 +4,12 @@ Sentences only repeat figures of the document, in the wording of the page. Stage
 sentence speaks of the last stage that has the evidence.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from rollout import wording
 from rollout.document import Headline, Model, Note, StageReport, Totals
-from rollout.machine import State
+from rollout.machine import AuditEntry, State
 from rollout.snapshot import RELATIVE_ERROR, Arm
 
 UNTRAINED: Final = (
@@ -33,16 +33,11 @@ def summary(
     totals: Totals,
     stages: tuple[StageReport, ...],
     models: Mapping[Arm, Model],
+    audit: Sequence[AuditEntry],
 ) -> list[str]:
     """The report in a few plain sentences; the last evidence counts, stages are not pooled."""
-    sentences = [_traffic_sentence(headline, totals), _state_sentence(headline)]
-    judged = [stage for stage in stages if stage.verdict]
-    if judged and (verdict := judged[-1].verdict):
-        sentences.append(
-            f"The last gate that was judged, {judged[-1].stage}, {verdict.reason.rstrip('.')}."
-        )
-    else:
-        sentences.append("No stage has been judged yet.")
+    sentences = [_traffic_sentence(headline, totals), _state_sentence(headline, audit)]
+    sentences.append(_verdict_sentence([stage for stage in stages if stage.verdict]))
     paired = [stage for stage in stages if stage.agreement["cosine"].n]
     if paired:
         sentences.append(_agreement_sentence(paired[-1]))
@@ -81,9 +76,25 @@ _STATES: Final[Mapping[State, str]] = {
 }
 
 
-def _state_sentence(headline: Headline) -> str:
+_EXPLAINED: Final[frozenset[State]] = frozenset({"aborted", "rolled_back", "undone", "held"})
+
+
+def _state_sentence(headline: Headline, audit: Sequence[AuditEntry]) -> str:
     span = wording.span(headline.duration_s)
-    return _STATES[headline.state].format(span=span, stage=headline.stage)
+    told = _STATES[headline.state].format(span=span, stage=headline.stage)
+    why = audit[-1].reason if audit and audit[-1].rollout == headline.rollout else ""
+    if headline.state in _EXPLAINED and why:
+        return f"{told} The reason given: {why.rstrip('.')}."
+    return told
+
+
+def _verdict_sentence(judged: Sequence[StageReport]) -> str:
+    if not judged or judged[-1].verdict is None:
+        return "No stage has been judged yet."
+    last, reason = judged[-1], judged[-1].verdict.reason.rstrip(".")
+    if last.judged == "on leaving":
+        return f"The last gate that was judged, {last.stage}, {reason}."
+    return f"At the time of this report the gate of {last.stage} {reason}."
 
 
 def _agreement_sentence(stage: StageReport) -> str:
@@ -96,12 +107,14 @@ def _agreement_sentence(stage: StageReport) -> str:
 
 
 def _hits_sentence(headline: Headline, stage: StageReport) -> str:
-    outcomes = stage.pair_hits[5]
+    outcomes, difference = stage.pair_hits[5], stage.pair_differences[5]
     return (
         f"Where the truth arrived for both arms ({wording.count(stage.labelled_pairs)} pairs of "
         f"{stage.stage}), it was among the first five of {headline.candidate} alone "
         f"{wording.count(outcomes['01'])} times and of {headline.incumbent} alone "
-        f"{wording.count(outcomes['10'])} times."
+        f"{wording.count(outcomes['10'])} times: a difference of "
+        f"{wording.write(difference.points, 'points')}, with a 95 % confidence sequence from "
+        f"{wording.write(difference.low, 'points')} to {wording.write(difference.high, 'points')}."
     )
 
 
@@ -121,6 +134,20 @@ NOTES: Final = (
         "other than chance decided who got which arm, and then no comparison can be trusted.",
     ),
     Note(
+        about="Verdicts and e-values",
+        text="A gate passes when every check that it requires passes. An e-value of E says that a "
+        "bet against the hypothesis beside it would have multiplied its stake by E; if the "
+        "hypothesis were true, it would ever reach 100 in at most one rollout of a hundred, "
+        "however often somebody looks. The judge reads what lies behind the watermark, and labels "
+        "whose window has closed, so its counts may be smaller than those of the other tables. "
+        "Checks that are reported decide nothing.",
+    ),
+    Note(
+        about="Warm-up",
+        text="Requests decided before every live gateway had applied a stage are its warm-up. "
+        "They are counted apart, and no other figure of this report and no check holds them.",
+    ),
+    Note(
         about="Mirrors and pairs",
         text="A mirrored request was sent to both arms. Coverage is the part of the intended "
         "mirrors that was in fact compared; what was dropped is listed by cause.",
@@ -129,7 +156,8 @@ NOTES: Final = (
         about="Latency",
         text="What clients waited for, by assigned arm, from a histogram with logarithmic bins: "
         f"relative error {100 * RELATIVE_ERROR:g} %. The arms' own times on mirrored pairs are "
-        "advisory: one of the two was not served to anybody.",
+        "advisory: one of the two was not served to anybody. Latency is not told apart by hits "
+        "and misses of the prefix cache, because gateways do not count them.",
     ),
     Note(
         about="Agreement",
@@ -148,15 +176,20 @@ NOTES: Final = (
     ),
     Note(
         about="Intervals",
-        text="Wilson 95 % intervals, fixed-sample: right for one look at a sample whose size was "
-        "settled beforehand. They are not valid for watching a running rollout and deciding when "
-        "they look good.",
+        text="Intervals of rates are Wilson's, 95 %, fixed-sample: right for one look at a sample "
+        "whose size was settled beforehand, and not for watching a running rollout. The "
+        "differences between the arms on pairs, and the intervals beside the judge's evidence, "
+        "are 95 % confidence sequences: they hold at every look, and are wider for it.",
+    ),
+    Note(
+        about="Where the arms differed most",
+        text="Every gateway takes at most five pairs a second as samples, whatever they show. Of "
+        "all samples of a stage, early and late, those with the lowest cosines are kept.",
     ),
     Note(
         about="What is not claimed",
-        text="This report describes; it does not test. Overlapping intervals prove no equality, "
-        "and separate ones no cause. Tests that hold at every look belong to the judge. Rates are "
-        "not pooled over stages, because weights change between them (Simpson's paradox). Targets "
-        "are reported, not required. 'no data' means that nothing was measured, never zero.",
+        text="Overlapping intervals prove no equality, and separate ones no cause. Rates are "
+        "not pooled over stages, because weights change between them (Simpson's paradox). "
+        "'no data' means that nothing was measured, never zero.",
     ),
 )

@@ -41,7 +41,14 @@ def render(report: Report) -> str:
         hits=HITS,
         agreements=AGREEMENTS,
         reached=[index for index, stage in enumerate(report.stages) if stage.reached],
+        last_looks=last_looks(report),
     )
+
+
+def last_looks(report: Report) -> list[int]:
+    """Find the last look at each stage among the moments of the timeline."""
+    last = {moment.stage: place for place, moment in enumerate(report.timeline.moments)}
+    return sorted(last.values())
 
 
 class Figures:
@@ -53,8 +60,15 @@ class Figures:
     def value(self, path: str) -> Any:
         """Give the raw value at a dot path. Raises LookupError or ValueError on a wrong path."""
         found: Any = self.document
-        for step in path.split("."):
-            found = found[int(step) if isinstance(found, list) else step]
+        steps = path.split(".")
+        while steps:
+            step = steps.pop(0)
+            if isinstance(found, list):
+                found = found[int(step)]
+                continue
+            while step not in found and steps:  # a name may hold dots itself
+                step = f"{step}.{steps.pop(0)}"
+            found = found[step]
         return found
 
     def show(self, path: str, unit: str) -> Markup:

@@ -6,7 +6,7 @@ same in the page, in its charts and in its sentences. A value that was never mea
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final, cast
 
@@ -36,6 +36,21 @@ def score(value: float) -> str:
     return f"{value:.3f}"
 
 
+def points(value: float) -> str:
+    """A difference of two shares: `+3.2 points`, `-0.4 points`."""
+    return f"{value:+.1f} points"
+
+
+def number(value: float) -> str:
+    """A figure of the judge, whose unit stands beside it, to four digits: `66.52`, `0.874`."""
+    return f"{value:.4g}"
+
+
+def listed(values: Sequence[object]) -> str:
+    """Several ids in their order: `12, 7, 944`."""
+    return ", ".join(map(str, values))
+
+
 def when(value: float) -> str:
     """Unix seconds as a UTC time."""
     return f"{datetime.fromtimestamp(value, UTC):%Y-%m-%d %H:%M:%S} UTC"
@@ -56,10 +71,13 @@ def span(value: float) -> str:
 
 
 def evidence(value: float) -> str:
-    """The natural logarithm of an e-value, as the e-value: `0.31`, `1,024.00`, `1e+12`."""
+    """The natural logarithm of an e-value, as the e-value: `0.31`, `1,024`, `1e+12`."""
     if value > 20:  # noqa: PLR2004 - where the digits stop to matter
         return f"1e+{value / math.log(10):.0f}"
-    return f"{math.exp(value):,.2f}" if value > -4 else "< 0.02"  # noqa: PLR2004 - likewise
+    e = math.exp(value)
+    if e < 0.02:  # noqa: PLR2004 - likewise
+        return "< 0.02"
+    return f"{e:,.2f}" if e < 100 else f"{e:,.0f}"  # noqa: PLR2004 - three digits
 
 
 def sha(value: str) -> str:
@@ -72,6 +90,9 @@ UNITS: Final[Mapping[str, Callable[..., str]]] = {
     "percent": percent,
     "ms": milliseconds,
     "score": score,
+    "points": points,
+    "number": number,
+    "listed": listed,
     "when": when,
     "span": span,
     "evidence": evidence,
@@ -81,9 +102,9 @@ UNITS: Final[Mapping[str, Callable[..., str]]] = {
 
 
 def write(value: object, unit: str) -> str:
-    """Write a value of the document in its unit; None and the empty text are `no data`.
+    """Write a value of the document in its unit; None, empty text and empty lists are `no data`.
 
     Raises KeyError on a unit outside UNITS.
     """
     words = UNITS[unit]
-    return NO_DATA if value is None or value == "" else words(cast("float", value))
+    return NO_DATA if value is None or value in ("", [], ()) else words(cast("float", value))

@@ -2,18 +2,31 @@
 
 import hashlib
 from collections import Counter as Multiset
+from collections.abc import Sequence
 
 import numpy as np
 
 from rollout.document import Model
-from rollout.judge import Check, Verdict
+from rollout.judge import Seen, judge
 from rollout.machine import AuditEntry, Record, State, Visit
 from rollout.plan import DEFAULT_PLAN, Stage
 from rollout.report import ReportInput
-from rollout.snapshot import DEFAULT_TIERS, HITS, Counter, Role, Sample, stratum
+from rollout.snapshot import DEFAULT_TIERS, HITS, KEPT_SAMPLES, Counter, Role, Sample, stratum
+from rollout.tally import is_label, read, tally
+from rollout.trace import Point, point
+from rollout.verdict import Judgement, Verdict
 
 START = 1_790_000_000.0
 WEEK = 7 * 86_400.0
+PLAN = DEFAULT_PLAN.model_copy(
+    update={
+        "error_margin": 5.0,
+        "error_ratio": 10.0,
+        "latency_quantile": "p95",
+        "max_error_rate": 1.5,
+    }
+)
+"""Wide margins: this rollout is small enough to be made in a second or two."""
 HIT_RATES: dict[Role, tuple[float, float, float]] = {
     "incumbent": (0.27, 0.55, 0.66),
     "candidate": (0.34, 0.64, 0.76),
@@ -38,10 +51,9 @@ class Traffic:
     def chance(self, percent: float) -> bool:
         return bool(self.rng.random() * 100 < percent)
 
-    def request(self) -> None:
-        at = self.start + self.rng.random() * WEEK
+    def request(self, at: float) -> None:
         length = 101 + int(min(599, self.rng.exponential(160)))
-        self.field = f"{int(at // 60)}|{stratum(length)}"
+        self.field = f"-|{stratum(length)}"
         if self.chance(0.4):
             self.count(Counter.OVERRIDDEN)
             return
@@ -56,8 +68,9 @@ class Traffic:
             self.count(Counter.fallback(role))
             times[role] *= 3
         self.count(Counter.latency(role, times[role] + 0.0015))
-        labelled = self.chance(40)
+        labelled = self.chance(93)
         hits = {arm: self.hits(arm) for arm in MEDIAN_S}
+        self.count(Counter.due(role))
         if labelled:
             self.count(Counter.labels(role))
             for k in HITS:
@@ -87,6 +100,9 @@ class Traffic:
         rbo = float(np.clip(overlap[10] + self.rng.normal(0, 0.05), 0, 1))
         for arm, time in times.items():
             self.count(Counter.arm_latency(arm, time))
+        self.count(Counter.pair_over("budget", incumbent=False, candidate=False))
+        self.count(Counter.PAIR_DUE)
+        self.count(Counter.SAMPLED)
         self.count(Counter.pair_value("cosine", cosine))
         self.count(Counter.pair_value("overlap1", overlap[1]))
         self.count(Counter.pair_value("overlap5", overlap[5]))
@@ -121,71 +137,84 @@ def example(
     trained: bool = False,
     state: State = "succeeded",
     stages: int = 4,
+    looks: int = 24,
 ) -> ReportInput:
     """Everything known of a rollout that came through `stages` of its four stages."""
     rng = np.random.default_rng(seed)
-    reached = DEFAULT_PLAN.stages[:stages]
+    reached = PLAN.stages[:stages]
     counts: dict[str, dict[str, int]] = {}
+    verdicts: dict[str, Verdict] = {}
     samples: list[Sample] = []
+    trace: list[Point] = []
+    high = 0.0
     for index, stage in enumerate(reached):
-        traffic = Traffic(rng, stage, START + index * WEEK)
-        for _ in range(requests):
-            traffic.request()
+        begun = START + index * WEEK
+        traffic = Traffic(rng, stage, begun)
+        record = _record(state, index + 1)
+        for place, at in enumerate(np.sort(rng.random(requests)) * WEEK):
+            traffic.request(begun + at)
+            if (place + 1) % max(1, requests // looks) == 0:
+                counts[stage.name] = dict(traffic.counts)
+                judged = _judged(reached[: index + 1], counts, at, high)
+                high = judged.guard_high
+                trace.append(point(record, tally(stage, traffic.counts), judged, begun + at))
         counts[stage.name] = dict(traffic.counts)
-        samples += traffic.samples
-    end = START + stages * WEEK
-    ended = end if state in ("succeeded", "aborted") else None
-    left = [START + (index + 1) * WEEK for index in range(stages)]
-    visits = tuple(
-        Visit(stage=stage.name, entered_at=until - WEEK, left_at=until)
-        for stage, until in zip(reached, left, strict=True)
-    )
-    if ended is None:
-        visits = (*visits[:-1], visits[-1].model_copy(update={"left_at": None}))
-    record = Record(
-        id="default-3f9c", plan=DEFAULT_PLAN, state=state, stage_index=stages - 1,
-        evidence_epoch=1, salt="salt-3f9c", incumbent="phase1", started_at=START, ended_at=ended,
-        visits=visits, tiers_before=DEFAULT_TIERS,
-    )  # fmt: skip
-    judged = [visit.stage for visit in visits if visit.left_at is not None]
+        judged = _judged(reached[: index + 1], counts, WEEK, high)
+        verdicts[stage.name] = judged.gate
+        kept = sorted(traffic.samples, key=lambda sample: sample.cosine)
+        samples += kept[:KEPT_SAMPLES]
+    record = _record(state, stages)
+    left = {visit.stage for visit in record.visits if visit.left_at is not None}
     return ReportInput(
         record=record,
         counts=counts,
+        warm_up={reached[0].name: {"-|101-200|assigned.incumbent": 31}},
         audit=_audit(record),
         samples=tuple(samples),
-        verdicts={name: _verdict() for name in judged},
+        verdicts={name: verdict for name, verdict in verdicts.items() if name in left},
+        judged=judged,
+        trace=tuple(trace),
         models={
             arm: Model(checkpoint=_sha(f"{arm} weights"), bank=_sha("bank"), trained=trained)
             for arm in ("phase1", "phase2")
         },
-        made_at=end + 60,
+        made_at=START + stages * WEEK + 60,
     )
+
+
+def _judged(
+    stages: Sequence[Stage], counts: dict[str, dict[str, int]], elapsed_s: float, high: float
+) -> Judgement:
+    read_ = {stage.name: read(counts[stage.name]) for stage in stages}
+    seen = [
+        Seen(stage, one.only(lambda name: not is_label(name)), one.only(is_label))
+        for stage in stages
+        for one in [read_[stage.name]]
+    ]
+    return judge(PLAN, seen, elapsed_s, guard_high=high)
+
+
+def _record(state: State, stages: int) -> Record:
+    ended = START + stages * WEEK if state in ("succeeded", "aborted", "rolled_back") else None
+    visits = [
+        Visit(
+            stage=stage.name,
+            entered_at=START + index * WEEK,
+            left_at=START + (index + 1) * WEEK,
+        )
+        for index, stage in enumerate(PLAN.stages[:stages])
+    ]
+    if ended is None:
+        visits[-1] = visits[-1].model_copy(update={"left_at": None})
+    return Record(
+        id="default-3f9c", plan=PLAN, state=state, stage_index=stages - 1,
+        evidence_epoch=1, salt="salt-3f9c", incumbent="phase1", started_at=START, ended_at=ended,
+        visits=tuple(visits), tiers_before=DEFAULT_TIERS,
+    )  # fmt: skip
 
 
 def _sha(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _verdict() -> Verdict:
-    checks = (
-        Check(
-            name="duration", kind="PASS", observed="7d", required="7d",
-            reason="the stage has lasted long enough",
-        ),
-        Check(
-            name="requests", kind="PASS", observed="5976", required="1000",
-            reason="enough requests in scope were seen",
-        ),
-        Check(
-            name="candidate errors", kind="PASS", observed="0.25 %", required="at most 0.5 %",
-            reason="the candidate's own attempts fail rarely enough to go on",
-        ),
-        Check(
-            name="mirror coverage", kind="PASS", observed="98.3 %", required="at least 95 %",
-            reason="nearly all intended comparisons were made",
-        ),
-    )  # fmt: skip
-    return Verdict(kind="PASS", checks=checks, reason="passed: 7 d of 7 d in the stage")
 
 
 def _audit(record: Record) -> tuple[AuditEntry, ...]:

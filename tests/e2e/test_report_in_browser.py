@@ -125,7 +125,7 @@ def test_every_figure_in_the_browser_equals_the_json(
 
 def test_every_chart_is_drawn(opened: webdriver.Chrome) -> None:
     drawings: list[dict[str, Any]] = opened.execute_script(DRAWINGS)
-    assert len(drawings) == 19
+    assert len(drawings) == 28
     for drawing in drawings:
         assert drawing["label"]
         assert drawing["width"] > 150, drawing

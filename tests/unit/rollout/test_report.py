@@ -108,7 +108,7 @@ def test_text_from_outside_is_escaped(html: str) -> None:
 
 def test_every_chart_says_in_words_what_it_draws(html: str) -> None:
     labels = re.findall(r'<svg class="drawing" role="img" aria-label="([^"]+)"', html)
-    assert len(labels) == html.count("<svg") == 19
+    assert len(labels) == html.count("<svg") == 28
     assert any("ab-25: intended 25.0 %, actual 2" in label for label in labels)
 
 
@@ -136,7 +136,7 @@ def test_a_model_that_is_not_identified_is_told(given: ReportInput) -> None:
 
 
 def test_a_rollout_without_any_counts_shows_no_data_and_no_zero_rates(given: ReportInput) -> None:
-    report = build(given.model_copy(update={"counts": {}, "samples": ()}))
+    report = build(given.model_copy(update={"counts": {}, "samples": (), "trace": ()}))
     page = Page(render_html(report))
     assert "svg" not in page.tags
     for figure in page.figures:
@@ -149,11 +149,14 @@ def test_a_running_rollout_says_which_stages_it_has_not_reached() -> None:
     report = build(example(state="running", stages=2, requests=300))
     assert [stage.reached for stage in report.stages] == [True, True, False, False]
     assert report.headline.ended_at is None
-    assert report.stages[1].verdict is None
+    assert (report.stages[0].judged, report.stages[1].judged) == ("on leaving", "at the report")
+    assert report.stages[2].verdict is None
+    assert report.guard is not None
+    assert "At the time of this report the gate of ab-25 held: " in " ".join(report.summary)
     assert report.stages[1].duration_s == report.made_at - report.stages[1].entered_at  # type: ignore[operator]  # reached: it has a time
     html = render_html(report)
     assert html.count("not reached") == 2
-    assert "Not judged" in html
+    assert "The rollback guard" in html
 
 
 def test_a_split_that_was_not_intended_is_an_alarm(given: ReportInput) -> None:
@@ -196,7 +199,7 @@ def test_assignment_by_key_is_not_tested_by_counting_requests(given: ReportInput
 
 def test_the_summary_names_share_state_verdict_agreement_and_hits(report: Report) -> None:
     words = " ".join(report.summary)
-    assert "phase2 was given 43.7 % of 23,900 requests in scope" in words
+    assert "phase2 was given 43.7 % of 23,906 requests in scope" in words
     assert "succeeded after 28 d" in words
     assert "The last gate that was judged, ab-100, passed: " in words
     assert "mean cosine of 0.8" in words
@@ -212,7 +215,11 @@ def test_the_requests_that_differ_most_come_first(report: Report) -> None:
     cosines = [row.cosine for row in report.differences]
     assert cosines == sorted(cosines)
     assert len(cosines) == 12
-    assert report.samples > 1000
+    assert report.sampled == sum(stage.sampled for stage in report.stages) > 1000
+    shared = set(report.differences[0].top["incumbent"]) & set(
+        report.differences[0].top["candidate"]
+    )
+    assert report.differences[0].shared == len(shared)
 
 
 def test_in_a_shadow_stage_the_candidates_hits_are_those_of_pairs(report: Report) -> None:
