@@ -27,17 +27,17 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
+from backends.gate import ACTOR, Gate
 from backends.keyfile import KeyFile
 from backends.telemetry import RequestTelemetry, metrics_endpoint
 from backends.viewer import add_docs
 from rollout.controller import Controller
 from rollout.edge import (
-    ACTOR,
     MAX_BODY,
-    Admission,
     RefuseLong,
     http_error,
     malformed,
+    needed,
     rollout_error,
 )
 from rollout.errors import Conflict, OutcomeUnknown, RolloutError, StoreUnavailable, TooLate
@@ -122,7 +122,13 @@ class Api:
         self.app.add_route("/metrics", metrics_endpoint(registry))
         self.app.add_middleware(RequestBodyLimitMiddleware, max_body_size=MAX_BODY)
         self.app.add_middleware(RefuseLong)
-        self.app.add_middleware(Admission, keys=keys, open_metrics=open_metrics, metrics=metrics)
+        self.app.add_middleware(
+            Gate,
+            keys=keys,
+            needed=lambda scope, _: needed(scope, open_metrics=open_metrics),
+            refused=self._metrics.access_refused,
+            logger="rollout.access",
+        )
         self.app.add_middleware(RequestTelemetry, registry=registry)
         self.app.add_exception_handler(RolloutError, rollout_error)
         self.app.add_exception_handler(RequestValidationError, malformed)

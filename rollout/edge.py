@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-import structlog
 from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -11,58 +10,19 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from backends.access import FORBIDDEN, Refusal, authorize, is_plain
-from backends.keyfile import KeyFile
+from backends.access import Right
 from rollout.errors import OutcomeUnknown, RolloutError
-from rollout.metrics import Metrics
 from rollout.orders import Refused
 from rollout.planfile import PlanError
 from rollout.roles import right_for
 
 MAX_BODY: Final = 1024 * 1024
-ACTOR: Final = "actor"
-"""In a request's state: the name of the key that it showed."""
-log = structlog.stdlib.get_logger("rollout.access")
 
 
-class Admission:
-    """Plain ASGI: lets a request in by its key, or says why not, before its body is read.
-
-    Without `keys`, everybody may do everything.
-    """
-
-    def __init__(
-        self, app: ASGIApp, *, keys: KeyFile | None, open_metrics: bool, metrics: Metrics
-    ) -> None:
-        self.app = app
-        self._keys = keys
-        self._open_metrics = open_metrics
-        self._refused = metrics.access_refused
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one ASGI scope; other kinds than HTTP pass untouched."""
-        refusal = self._refusal(scope) if scope["type"] == "http" else None
-        if refusal is None:
-            await self.app(scope, receive, send)
-            return
-        self._refused.labels(str(refusal.status)).inc()
-        if refusal.status == FORBIDDEN:  # somebody known; anybody may send wrong keys, without end
-            log.warning("refused", reason=refusal.message)
-        headers = {"www-authenticate": refusal.challenge} if refusal.challenge else None
-        answer = JSONResponse({"error": refusal.message}, refusal.status, headers)
-        await answer(scope, receive, send)
-
-    def _refusal(self, scope: Scope) -> Refusal | None:
-        if not is_plain(scope["path"]):
-            return Refusal(400, "the path holds a control character", "")
-        right = right_for(scope["method"], scope["path"], open_metrics=self._open_metrics)
-        if self._keys is None or right is None:
-            return None
-        ruling = authorize(self._keys.keys, Headers(scope=scope).get("authorization"), right)
-        if isinstance(ruling, Refusal):
-            return ruling
-        scope.setdefault("state", {})[ACTOR] = ruling.name
-        return None
+def needed(scope: Scope, *, open_metrics: bool) -> tuple[Right, ...]:
+    """List the rights that a request needs: one, or none for what is open."""
+    right = right_for(scope["method"], scope["path"], open_metrics=open_metrics)
+    return () if right is None else (right,)
 
 
 class RefuseLong:

@@ -32,7 +32,6 @@ MEANING: Final[Mapping[Required, str]] = {
 NEEDS_PAIRS: Final[frozenset[Required]] = frozenset(
     {"paired_errors", "mirror_coverage", "agreement"}
 )
-NEEDS_LABELS: Final[frozenset[Required]] = frozenset({"hits", "targets", "label_coverage"})
 HALF: Final = 50.0
 ALL: Final = 100.0
 

@@ -24,6 +24,7 @@ from starlette.types import ASGIApp
 
 from backends import content, metadata, protocol, telemetry
 from backends.content import KIB, MIB
+from backends.gate import Gate
 from backends.hotpath import HotPath
 from backends.keyfile import KeyFile
 from backends.protocol import ProtocolError
@@ -31,10 +32,10 @@ from backends.rawroute import RawRoute
 from backends.statistics import Statistics, Tally, totals
 from backends.viewer import add_docs
 from router import openapi
+from router.access import ARM_HEADER, rights_for
 from router.edge import read_body, reading_out, write_refusal
 from router.errors import RouterError, UnknownModelError, UpstreamError
 from router.feedback import Feedback
-from router.gate import Gate
 from router.gateway import Gateway
 from router.intake import Bounds, Intake
 from router.limits import Places
@@ -122,8 +123,11 @@ class App:
             Gate(
                 HotPath(self.api, hot, errors=REFUSED, refuse=write_refusal),
                 keys=keys,
-                open_metrics=open_metrics,
-                metrics=metrics,
+                needed=lambda scope, headers: rights_for(
+                    scope["path"], override=ARM_HEADER in headers, open_metrics=open_metrics
+                ),
+                refused=metrics.access_refused,
+                logger="router.access",
             ),
             registry=metrics.registry,
             trust_request_id=False,

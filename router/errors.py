@@ -81,10 +81,6 @@ class BusyError(RouterError):
     status = 503
 
 
-class ShedError(BusyError):
-    """More requests are under way than are borne: this one is turned away before it costs much."""
-
-
 # --- backends -----------------------------------------------------------------------------------
 
 

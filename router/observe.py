@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 
 from rollout.feed import Feed, FeedUnavailable
-from rollout.snapshot import Batch, Counter, Heartbeat, Live, Metric, Pending
+from rollout.snapshot import Batch, Cell, Counter, Heartbeat, Live, Metric, Pending
 from router.limits import Rate
 from router.metrics import Metrics
 from router.record import (
@@ -75,47 +75,47 @@ class Observer:
 
     def record(self, record: Record) -> None:
         """Take in one request in scope of a rollout, answered or failed."""
+        cell = cell_of(record.live, record.admission, record.length)
         counts = counts_of(record)
-        self._count(record.live, record.admission, record.length, counts)
+        self._count(cell, counts)
         if record.counted:
-            self._observe("request", record, counts)
+            self._observe("request", record, cell, counts)
 
     def passing(self, passing: Passing) -> None:
         """Take in one answered request that the tier table alone decided about."""
-        if self._feed:
-            self._spool.count(passing.cell, passing.counts)
+        self._count(passing.cell, passing.counts)
 
     def pair(self, pair: Pair) -> None:
         """Take in one request that both arms tried."""
         self._metrics.mirrors.labels(verdict_of(pair)).inc()
+        cell = cell_of(pair.live, pair.admission, pair.length)
         counts = counts_of_pair(pair)
-        self._count(pair.live, pair.admission, pair.length, counts)
-        self._observe("pair", pair, counts)
+        self._count(cell, counts)
+        self._observe("pair", pair, cell, counts)
         sample = sample_of(pair) if self._feed and self._samples.take(self._clock()) else None
         if sample and self._spool.sample(sample):
-            self._count(pair.live, pair.admission, pair.length, {Counter.SAMPLED: 1})
+            self._count(cell, {Counter.SAMPLED: 1})
 
     def mirror_dropped(self, live: Live, admission: Admission, length: int, why: Dropped) -> None:
         """Take in a mirror that never became a pair."""
         self._metrics.mirrors.labels(why).inc()
-        self._count(live, admission, length, {Counter.mirror_dropped(why): 1})
+        self._count(cell_of(live, admission, length), {Counter.mirror_dropped(why): 1})
 
     def pend(self, pending: Pending) -> None:
         """Take in an answered request, whose truth may arrive."""
         if self._feed:
             self._spool.pend(pending)
 
-    def _observe(self, metric: Metric, seen: Record | Pair, counts: Mapping[str, int]) -> None:
+    def _observe(
+        self, metric: Metric, seen: Record | Pair, cell: Cell, counts: Mapping[str, int]
+    ) -> None:
         """Let a request count for its routing key, where that is the unit."""
-        cell = cell_of(seen.live, seen.admission, seen.length)
         if self._feed and (one := observation_of(seen.live, cell, metric, seen.key, counts)):
             self._spool.observe(one)
 
-    def _count(
-        self, live: Live, admission: Admission, length: int, counts: Mapping[str, int]
-    ) -> None:
+    def _count(self, cell: Cell, counts: Mapping[str, int]) -> None:
         if self._feed:
-            self._spool.count(cell_of(live, admission, length), counts)
+            self._spool.count(cell, counts)
 
     # --- what is sent ---------------------------------------------------------------------------
 
