@@ -9,6 +9,7 @@ when the opposite is proven at alpha_rollback.
 import math
 from collections.abc import Collection, Iterator, Sequence
 
+from rollout import wording
 from rollout.bets import Floor
 from rollout.forms import (
     ERRORS,
@@ -24,7 +25,7 @@ from rollout.gates import Required
 from rollout.plan import Plan
 from rollout.snapshot import latency_of
 from rollout.tally import STRATA, percent
-from rollout.telling import e_told, evidence, progress, share
+from rollout.telling import evidence, progress, share
 from rollout.trials import LN_E_RATIO, Tested, Trial, weigh
 from rollout.verdict import Check, Kind
 from rollout.wording import span
@@ -101,7 +102,7 @@ def _ratio(name: str, counts: tuple[int, int], weight: float, ln_e: float, found
         kind="ERROR" if broken else "PASS" if sum(counts) else "INCONCLUSIVE",
         observed=share(percent(counts[1], sum(counts))),
         required=f"{share(weight)}, e-value below 1000",
-        reason=f"{found}, {share(weight)} intended: e-value {e_told(ln_e)}",
+        reason=f"{found}, {share(weight)} intended: e-value {wording.evidence(ln_e)}",
     )
 
 
@@ -256,11 +257,12 @@ def _tested(
     if not any(seen.counts.values()):
         told = "nothing was counted yet"
     else:
-        told = f"{bet.said(counts)}: e-value {e_told(good.ln_e)} ({math.exp(bar):.4g} passes)"
+        found = wording.evidence(good.ln_e)
+        told = f"{bet.said(counts)}: e-value {found} ({math.exp(bar):.4g} passes)"
     if kind == "FAIL":
-        told += f", and the opposite is proven with {e_told(bad.ln_e)}"
+        told += f", and the opposite is proven with {wording.evidence(bad.ln_e)}"
     elif kind == "INCONCLUSIVE" and good.ln_e >= bar:
-        told += f", but this stage by itself speaks against it with {e_told(bad.here)}"
+        told += f", but this stage by itself speaks against it with {wording.evidence(bad.here)}"
     elif kind == "INCONCLUSIVE" and seen.needed:
         told += f", about {seen.needed} more {seen.per} to go"
     goals = dict.fromkeys((bet.goal, *(other.goal for other, _ in good.others)))

@@ -282,7 +282,7 @@ class Controller:
                 leader=stored.lease.holder if stored.lease else None,
                 store_lost=lost_told(stored) if stored.lost else None,
                 figures=figures,
-                judgement=judged if live else None,
+                judgement=judged,
                 move=self._move(stored, record, figures, judged) if live else None,
                 entries=tuple(entry for entry in journal.entries if entry.rollout == record.id),
                 ticker=TICKER,

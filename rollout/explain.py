@@ -22,7 +22,7 @@ from rollout.plan import Stage
 from rollout.snapshot import Heartbeat, Position
 from rollout.tally import StageTally, percent
 from rollout.tick import Act, Move
-from rollout.verdict import Judgement
+from rollout.verdict import Judgement, Verdict
 from rollout.wording import count, span
 from rollout.wording import percent as written_percent
 
@@ -32,7 +32,7 @@ PATIENCE_S: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """What there is to explain. `move`, `judgement`: None where the rollout has ended."""
+    """What there is to explain. `move`: None where the rollout has ended."""
 
     record: Record
     now: float
@@ -73,8 +73,9 @@ def explain(seen: Situation) -> Explanation:
         headline=_headline(seen),
         because=tuple(_because(seen, last, missing)),
         notices=notices,
-        verdict=judgement.gate if judgement else record.verdicts.get(record.stage.name),
-        guard=judgement.guard if judgement else None,
+        verdict=_verdict(record, judgement),
+        guard=judgement.guard if judgement and not record.ended else None,
+        guard_high=judgement.guard_high if judgement and not record.ended else None,
         missing=missing,
         earliest_s=_earliest(missing),
         next=_next(seen),
@@ -84,6 +85,12 @@ def explain(seen: Situation) -> Explanation:
         traffic=traffic,
         gateways=_gateways(seen),
     )
+
+
+def _verdict(record: Record, judgement: Judgement | None) -> Verdict | None:
+    """Give what the last stage was left on, else what its gate says now, as the report does."""
+    left_on = record.verdicts.get(record.stage.name) if record.ended else None
+    return left_on or (judgement.gate if judgement else None)
 
 
 # --- the answer in sentences ---------------------------------------------------------------------

@@ -91,9 +91,12 @@ class Explanation(Frozen):
     because: tuple[str, ...]
     notices: tuple[Notice, ...]
     verdict: Verdict | None
-    """The gate's: of the present stage, or the one that the last stage was left on."""
+    """The gate's: of the present stage, or the one that the last stage was left on; where it was
+    left without one, as by an abort, what its gate says now."""
     guard: Verdict | None
     """The rollback guard's; None when the rollout has ended."""
+    guard_high: float | None
+    """ln of the highest average e-value that the guard ever saw; None likewise."""
     missing: tuple[Missing, ...]
     earliest_s: float | None
     """Until all that is missing has come in, at the present rate; None: not at this rate."""

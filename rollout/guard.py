@@ -12,11 +12,12 @@ import math
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from rollout import wording
 from rollout.forms import GUARD, Form, Metric
 from rollout.gates import GuardMetric
 from rollout.plan import Plan
 from rollout.tally import STRATA
-from rollout.telling import e_told, evidence
+from rollout.telling import evidence
 from rollout.trials import Tested, Trial
 from rollout.verdict import Check, Evidence, Verdict, combine, e_value
 
@@ -101,15 +102,17 @@ def _ln_e(entry: Entry, trials: Sequence[Trial]) -> float:
 def _check(plan: Plan, stage: str, average: float, high: float, shown: tuple[Check, ...]) -> Check:
     bar = -math.log(plan.alpha_rollback)
     fires = high >= bar
-    told = f"the guard's average e-value is {e_told(average)} ({math.exp(bar):.4g} fires it)"
+    told = (
+        f"the guard's average e-value is {wording.evidence(average)} ({math.exp(bar):.4g} fires it)"
+    )
     if fires and average < bar:
-        told += f", and was {e_told(high)} before"
+        told += f", and was {wording.evidence(high)} before"
     if fires and shown:
         told += f"; most of it from {shown[0].reason}"
     return Check(
         name="rollback guard",
         kind="FAIL" if fires else "PASS",
-        observed=f"e-value {e_told(average)}",
+        observed=f"e-value {wording.evidence(average)}",
         required=f"below {math.exp(bar):.4g}",
         reason=told,
         evidence=Evidence(
@@ -139,12 +142,13 @@ def _entry_check(plan: Plan, trials: Sequence[Trial], entry: Entry, ln_e: float)
     seen = evidence(tested, bar, metric=entry.metric, stage=trial.stage.name, stratum=entry.stratum)
     where = f" of {entry.stratum} vectors" if entry.stratum else ""
     name = f"{title}, {entry.form.name}{where}"
+    found = wording.evidence(ln_e)
     return Check(
         name=f"guard: {name}",
         kind="FAIL" if ln_e >= bar else "INCONCLUSIVE",
-        observed=f"e-value {e_told(ln_e)}",
+        observed=f"e-value {found}",
         required=f"weight {100 * entry.weight:.3g} %",
-        reason=f"{name} in {trial.stage.name} ({bet.said(counts)}): e-value {e_told(ln_e)}",
+        reason=f"{name} in {trial.stage.name} ({bet.said(counts)}): e-value {found}",
         decides=False,
         evidence=seen,
     )

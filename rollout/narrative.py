@@ -150,7 +150,8 @@ NOTES: Final = (
     Note(
         about="Mirrors and pairs",
         text="A mirrored request was sent to both arms. Coverage is the part of the intended "
-        "mirrors that was in fact compared; what was dropped is listed by cause.",
+        "mirrors that was seen to its end, answered or failed, as the gate asks; compared are the "
+        "pairs that both arms answered. What was dropped is listed by cause.",
     ),
     Note(
         about="Latency",

@@ -12,7 +12,7 @@ from rollout.orders import RolloutStatus, Status
 from rollout.quantities import duration
 from rollout.snapshot import HITS
 from rollout.tally import Quantiles, RoleTally, StageTally
-from rollout.wording import span
+from rollout.wording import count, milliseconds, percent, span
 
 COLOURS: Final = {"PASS": "green", "FAIL": "bold red", "INCONCLUSIVE": "yellow", "ERROR": "red"}
 GATEWAY_ALIVE_S: Final = 10.0
@@ -112,16 +112,18 @@ def _stages(rollout: RolloutStatus, now: float) -> Table:
 
 
 def _arms(rollout: RolloutStatus, tally: StageTally) -> Table:
-    title = f"stage {tally.stage}: {tally.requests} requests in scope, {tally.pairs} pairs"
+    counted = f"{count(tally.requests)} requests in scope, {count(tally.pairs)} pairs"
+    title = f"stage {tally.stage}: {counted}"
     table = Table(title=title, title_justify="left")
     hits = "/".join(map(str, HITS))
-    columns = ("arm", "assigned", "errors", "fallbacks", "p50 / p95 / p99 ms", f"Hit@{hits}")
+    columns = ("arm", "assigned", "errors", "fallbacks", "p50 / p95 / p99", f"Hit@{hits}")
     for name in columns:
         table.add_column(name, justify="left" if name == "arm" else "right")
     for role, arm in (("incumbent", rollout.incumbent), ("candidate", rollout.candidate)):
         figures = tally.candidate if role == "candidate" else tally.incumbent
-        share = f"{figures.assigned} ({_percent(figures.assigned, tally.requests)})"
-        row = (str(figures.error_count), str(figures.fallbacks), _latency(figures.latency_ms))
+        share = f"{count(figures.assigned)} ({_percent(figures.assigned, tally.requests)})"
+        latency = _latency(figures.latency_ms)
+        row = (count(figures.error_count), count(figures.fallbacks), latency)
         table.add_row(f"{arm} ({role})", share, *row, _hits(figures))
     return table
 
@@ -130,13 +132,13 @@ def _hits(figures: RoleTally) -> str:
     if not figures.labels:
         return "no labels"
     shares = " / ".join(_percent(figures.hits[k], figures.labels) for k in HITS)
-    return f"{shares} of {figures.labels}"
+    return f"{shares} of {count(figures.labels)}"
 
 
 def _latency(measured: Quantiles) -> str:
     found = (measured.p50, measured.p95, measured.p99)
-    return " / ".join("-" if value is None else f"{value:.1f}" for value in found)
+    return " / ".join("-" if value is None else milliseconds(value) for value in found)
 
 
 def _percent(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.1f} %" if whole else "-"
+    return percent(100 * part / whole) if whole else "-"

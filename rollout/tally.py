@@ -141,8 +141,10 @@ class StageTally(Frozen):
     mirror_compared: int
     mirror_dropped: dict[str, int]
     mirror_coverage: float | None
-    """Mirrors compared, of those intended."""
+    """Mirrors seen to their end, of those intended: what the gate asks for."""
     pairs: int
+    """Mirrors seen to their end: both arms had answered or failed. Those that both answered are
+    compared."""
     pair_errors: dict[str, int]
     """Pairs by who failed: `10` = the incumbent failed, the candidate did not."""
     agreement: dict[str, Agreement]
@@ -265,6 +267,7 @@ def summarise(stage: Stage, counts: Counts) -> StageTally:
     intended = total.get(Counter.MIRROR_INTENDED, 0)
     compared = total.get(Counter.MIRROR_COMPARED, 0)
     pair_errors = _pairs(total, "pair.error.")
+    pairs = sum(pair_errors.values())
     return StageTally(
         stage=stage.name,
         mode=stage.mode,
@@ -278,8 +281,8 @@ def summarise(stage: Stage, counts: Counts) -> StageTally:
         mirror_intended=intended,
         mirror_compared=compared,
         mirror_dropped=_tails(total, Counter.mirror_dropped("")),
-        mirror_coverage=percent(compared, intended),
-        pairs=sum(pair_errors.values()),
+        mirror_coverage=percent(pairs, intended),
+        pairs=pairs,
         pair_errors=pair_errors,
         agreement={name: _agreement(_tails(total, f"pair.{name}.")) for name in AGREEMENTS},
         pair_hits={k: _pairs(total, f"pair.hit{k}.") for k in HITS},

@@ -1,7 +1,5 @@
 """How the judge writes its figures into checks. Pure."""
 
-import math
-
 from rollout.bets import named
 from rollout.sequences import needed
 from rollout.trials import Tested
@@ -11,13 +9,6 @@ from rollout.verdict import Evidence, e_value
 def share(value: float | None) -> str:
     """A percentage, or that there is none yet."""
     return "none yet" if value is None else f"{value:.4g} %"
-
-
-def e_told(ln_e: float) -> str:
-    """Write an e-value so that a person can compare it with its threshold."""
-    if math.log(0.01) < ln_e < math.log(1e6):
-        return f"{math.exp(ln_e):.3g}"
-    return f"1e{ln_e / math.log(10):+.0f}" if math.isfinite(ln_e) else "infinity"
 
 
 def progress(found: object, need: object, what: str, *, enough: bool) -> str:

@@ -13,7 +13,7 @@ from rollout.machine import AuditEntry, State, Visit
 from rollout.orders import RolloutStatus, Summary
 from rollout.tables import COLOURS
 from rollout.verdict import Check, Verdict
-from rollout.wording import count, span, when
+from rollout.wording import count, evidence, number, span, when
 
 STATES: Final[dict[State, str]] = {
     "running": "green", "waiting": "yellow", "paused": "yellow", "held": "bold yellow",
@@ -124,7 +124,7 @@ def checks_view(verdict: Verdict, title: str) -> Table:
             Text(kind, COLOURS[check.kind] if check.decides else "dim"),
             Text(check.observed),
             Text(check.required),
-            Text(f"{proof.e_value:.3g} of {proof.threshold:g}" if proof else ""),
+            Text(f"{evidence(proof.ln_e)} of {number(proof.threshold)}" if proof else ""),
             Text(_interval(check)),
             Text(", ".join(f"{name} {n}" for name, n in proof.counts.items()) if proof else ""),
         )
@@ -135,7 +135,7 @@ def _interval(check: Check) -> str:
     if check.evidence is None or check.evidence.interval is None:
         return ""
     low, high = check.evidence.interval
-    return f"{low:.4g} to {high:.4g}"
+    return f"{number(low)} to {number(high)}"
 
 
 def _missing(missing: Iterable[Missing]) -> Table:
@@ -164,6 +164,8 @@ def _context(seen: Explanation) -> Iterable[str]:
             f"counted in this stage: {count(seen.traffic.requests)} requests, "
             f"{count(seen.traffic.pairs)} pairs, {count(seen.traffic.labels)} labels{each}"
         )
+    if seen.guard and seen.guard_high is not None:
+        yield f"rollback guard: {seen.guard.reason}; at most {evidence(seen.guard_high)} so far"
     if seen.last_person and seen.last_person != seen.last:
         who = seen.last_person
         yield f"last person: {who.actor}, {who.command} at {when(who.at)}: {who.reason}"

@@ -13,6 +13,10 @@ from typing import Final, cast
 NO_DATA: Final = "no data"
 _SPANS: Final = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 _SHORT_SHA: Final = 12
+_LN_10: Final = math.log(10)
+_POWERS_FROM: Final = 6 * _LN_10
+_ROUNDING: Final = 1e-9
+"""What exp loses: an e-value of 20 may come as 19.999999999999996."""
 
 
 def count(value: float) -> str:
@@ -71,13 +75,23 @@ def span(value: float) -> str:
 
 
 def evidence(value: float) -> str:
-    """The natural logarithm of an e-value, as the e-value: `0.31`, `1,024`, `1e+12`."""
-    if value > 20:  # noqa: PLR2004 - where the digits stop to matter
-        return f"1e+{value / math.log(10):.0f}"
+    """The natural logarithm of an e-value, as the e-value: `0.31`, `19.99`, `1,024`, `1.2e+26`.
+
+    Rounded down, so that no e-value is written as the threshold that it has not reached. Every
+    e-value that a person reads is written here: sentences, terminal, page and Markdown.
+    """
+    if value == math.inf:
+        return "infinity"
+    if value >= _POWERS_FROM:
+        power = math.floor(value / _LN_10 + _ROUNDING)
+        tenths = math.floor(10 * math.exp(value - power * _LN_10) + _ROUNDING)
+        return f"{tenths / 10:.1f}e+{power}"
     e = math.exp(value)
-    if e < 0.02:  # noqa: PLR2004 - likewise
-        return "< 0.02"
-    return f"{e:,.2f}" if e < 100 else f"{e:,.0f}"  # noqa: PLR2004 - three digits
+    if e < 0.01:  # noqa: PLR2004 - the last digit that is written
+        return "< 0.01"
+    if e < 100:  # noqa: PLR2004 - four digits
+        return f"{math.floor(100 * e + _ROUNDING) / 100:.2f}"
+    return f"{math.floor(e + _ROUNDING):,}"
 
 
 def sha(value: str) -> str:

@@ -1,6 +1,7 @@
 """The report: every figure is in the JSON, what was not measured says so, nothing is hidden."""
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from html.parser import HTMLParser
@@ -264,8 +265,14 @@ def test_the_wilson_interval_of_nothing_is_nothing() -> None:
         (604_800, "span", "7 d"),
         (90_000.4, "span", "1 d 1 h"),
         (0.0, "evidence", "1.00"),
-        (-9.0, "evidence", "< 0.02"),
-        (60.0, "evidence", "1e+26"),
+        (-9.0, "evidence", "< 0.01"),
+        (math.log(19.999), "evidence", "19.99"),
+        (math.log(20), "evidence", "20.00"),
+        (math.log(100), "evidence", "100"),
+        (math.log(1024.9), "evidence", "1,024"),
+        (60.0, "evidence", "1.1e+26"),
+        (2000.0, "evidence", "3.8e+868"),
+        (math.inf, "evidence", "infinity"),
     ],
 )
 def test_a_value_is_written_in_its_unit(value: Any, unit: str, words: str) -> None:

@@ -168,7 +168,9 @@ def test_an_ab_stage_is_shared_by_assignment_and_a_shadow_stage_by_mirrors() -> 
         Counter.assigned("incumbent"): 75,
         Counter.assigned("candidate"): 25,
         Counter.MIRROR_INTENDED: 5,
-        Counter.MIRROR_COMPARED: 4,
+        Counter.MIRROR_COMPARED: 3,
+        Counter.pair_error(incumbent=False, candidate=False): 3,
+        Counter.pair_error(incumbent=False, candidate=True): 1,
         Counter.mirror_dropped("full"): 1,
     }
     assert of(counts).actual_share == 25
