@@ -31,6 +31,9 @@ from rollout.report import Report, render_html
 SEED: Final = 20_261_122
 IN_SCOPE: Final = 100
 """Contexts longer than this many vectors are the candidate's, in the default tier table."""
+BEFORE: Final = 60
+"""Requests in scope before the rollout begins: they make the incumbent's median latency known,
+which the candidate is compared with, and how much traffic there is."""
 REQUESTS: Final = {"shadow": 300, "ab": 100}
 PAIRS: Final = {"shadow": 8, "ab": 20}
 BATCH: Final = 20
@@ -53,6 +56,7 @@ LOOSE: Final[dict[str, object]] = {
     "error_margin": 30.0,
     "latency_budget_s": 2.0,
     "latency_quantile": "p50",
+    "latency_margins": {"p50": 100.0},
     "hit_margin": 15.0,
     "watermark_s": 0.0,
     "labels": "arrived",
@@ -94,8 +98,9 @@ class Demo:
         Raises DemoError.
         """
         start = {"plan": plan.model_dump(mode="json"), **_because("the demo begins")}
-        await self._command("/v1/rollouts", start)
         with _progress(self.console) as progress:
+            await self._serve_before(progress)
+            await self._command("/v1/rollouts", start)
             for stage in plan.stages:
                 label = f"{stage.name}: {stage.weight:g} % {stage.mode}"
                 task = progress.add_task(label, total=stage.min_requests)
@@ -103,19 +108,32 @@ class Demo:
                     return stopped
         return ""
 
-    async def _serve_stage(self, in_scope: int, progress: Progress, task: Any) -> str:
-        """Send traffic until the stage's gate opens, and go through it; else say what kept it."""
+    async def _serve_before(self, progress: Progress) -> None:
+        """Send the traffic that there is before any rollout."""
+        task = progress.add_task("before: the incumbent", total=BEFORE)
+        served = 0
+        while served < BEFORE:
+            served += await self._serve_batch()
+            progress.update(task, completed=min(served, BEFORE))
+        await asyncio.sleep(SETTLE_S)
+
+    async def _serve_batch(self) -> int:
+        """Send a batch of requests; return how many of them were in scope."""
         served = 0
 
         def sent(query: Query) -> None:
             nonlocal served
-            if query.length > IN_SCOPE:
-                served += 1
-                progress.update(task, completed=min(served, in_scope))
+            served += query.length > IN_SCOPE
 
-        refused = ""
+        await replay(self.gateway, self.source, BATCH, self.outcome, sent)
+        return served
+
+    async def _serve_stage(self, in_scope: int, progress: Progress, task: Any) -> str:
+        """Send traffic until the stage's gate opens, and go through it; else say what kept it."""
+        served, refused = 0, ""
         while served < in_scope * PATIENCE:
-            await replay(self.gateway, self.source, BATCH, self.outcome, sent)
+            served += await self._serve_batch()
+            progress.update(task, completed=min(served, in_scope))
             if stopped := await self._ended():
                 return stopped
             if served < in_scope:

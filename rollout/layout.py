@@ -9,12 +9,10 @@ import orjson
 from rollout import background
 from rollout.background import BACKGROUND_TTL_S, HOUR, field_of
 from rollout.keys import Keys
-from rollout.minutes import MINUTE_S, label_slot, slot_width
+from rollout.minutes import MINUTE_S, MINUTE_TTL_S, label_slot, slot_width
 from rollout.snapshot import ALL_MINUTES, KEPT_SAMPLES, Batch, Cell, Observation, Pending, metric_of
 
 SEQUENCE_TTL_S: Final = 86_400
-MINUTE_TTL_S: Final = 7200
-"""How long a minute is kept after its last count, and a label slot after its window."""
 KEPT_KEYS: Final = 200_000
 """How many routing keys are remembered for each metric of a stage."""
 KEYS_TTL_S: Final = 8 * 86_400

@@ -18,6 +18,11 @@ SLOTS: Final = 30
 """How many slots make a label window, where that is more than thirty minutes."""
 SKEW_MINUTES: Final = 5
 """How far gateways' clocks may be ahead of the store's."""
+MINUTE_TTL_S: Final = 7200
+"""How long a minute is kept after its last count, and a label slot after its window."""
+WATERMARK_MOST_S: Final = MINUTE_TTL_S - (1 + SKEW_MINUTES) * MINUTE_S
+"""The longest watermark: a minute that is taken away from the totals must still be there, also one
+that a fast clock named too early. One that the store had dropped would count at once."""
 
 
 def slot_width(label_window_s: float) -> int:

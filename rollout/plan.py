@@ -7,7 +7,7 @@ Values are validated at birth: each field by itself (pydantic), and the fields a
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from rollout.freeze import Freeze
@@ -20,7 +20,8 @@ from rollout.gates import (
     default_requirements,
     requirement_faults,
 )
-from rollout.quantities import Count, Name, Seconds, Share, no_truth_value
+from rollout.minutes import WATERMARK_MOST_S
+from rollout.quantities import Count, Name, Seconds, Share, duration, no_truth_value
 from rollout.snapshot import HITS, LABEL_WINDOW_S, Arm, Frozen, Mode, Scope, Unit
 
 _EVERYTHING: Final = 100.0
@@ -31,6 +32,20 @@ Ratio = Annotated[float, BeforeValidator(no_truth_value), Field(ge=1, le=100)]
 Slower = Annotated[float, BeforeValidator(no_truth_value), Field(ge=0, le=10_000)]
 Alpha = Annotated[float, BeforeValidator(no_truth_value), Field(gt=0, le=0.2)]
 Weight = Annotated[float, BeforeValidator(no_truth_value), Field(gt=0, le=1000)]
+
+
+def _kept(watermark_s: float) -> float:
+    """Refuse a watermark behind which no minute is known any more. Raises ValueError."""
+    if watermark_s > WATERMARK_MOST_S:
+        raise ValueError(
+            f"must be at most {duration(WATERMARK_MOST_S)}, not {duration(watermark_s)}: the store "
+            "keeps the counts of a minute for two hours, and what it has dropped cannot be told "
+            "from what may count"
+        )
+    return watermark_s
+
+
+Watermark = Annotated[Seconds, AfterValidator(_kept)]
 
 
 class Stage(Frozen):
@@ -154,9 +169,11 @@ class Plan(Frozen):
         description="Weights of what the rollback guard looks at: error_rate, paired_errors, "
         "errors, latency_budget and hits. What is left out is not looked at.",
     )
-    watermark_s: Seconds = Field(
+    watermark_s: Watermark = Field(
         default=60,
-        description="Minutes of admission newer than this do not count yet; 0 takes everything.",
+        description="Minutes of admission newer than this do not count yet, at most 114m; 0 takes "
+        "everything.",
+        json_schema_extra={"maximum": WATERMARK_MOST_S},
     )
     labels: Literal["closed", "arrived"] = Field(
         default="closed",

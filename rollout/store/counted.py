@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 from rollout import background
 from rollout.background import HOUR, field_of, hours
-from rollout.layout import KEPT_KEYS, MINUTE_TTL_S, label_keep_s
-from rollout.minutes import MINUTE_S, Horizon, label_slot
+from rollout.layout import KEPT_KEYS, label_keep_s
+from rollout.minutes import MINUTE_S, MINUTE_TTL_S, Horizon, label_slot
 from rollout.snapshot import (
     ALL_MINUTES,
     HITS,

@@ -5,7 +5,16 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rollout.minutes import MINUTE_S, SKEW_MINUTES, SLOTS, Horizon, label_slot, slot_width
+from rollout.minutes import (
+    MINUTE_S,
+    MINUTE_TTL_S,
+    SKEW_MINUTES,
+    SLOTS,
+    WATERMARK_MOST_S,
+    Horizon,
+    label_slot,
+    slot_width,
+)
 
 windows = st.floats(1, 30 * 86_400)
 minutes = st.integers(0, 60_000_000)
@@ -33,6 +42,15 @@ def test_a_minute_is_recent_until_it_ended_a_watermark_ago(
     inside = minute <= now // MINUTE_S + SKEW_MINUTES
     ended = (minute + 1) * MINUTE_S <= now - watermark
     assert (minute in horizon.recent) == (inside and not ended)
+
+
+@given(st.floats(0, 2e9), st.floats(0.001, WATERMARK_MOST_S))
+def test_every_minute_that_is_too_new_for_a_judge_is_still_kept(
+    now: float, watermark: float
+) -> None:
+    """Also one whose only count came early, from a gateway whose clock is ahead."""
+    oldest = Horizon(now, watermark, DAY_S).recent[0]
+    assert (oldest - SKEW_MINUTES) * MINUTE_S + MINUTE_TTL_S >= now
 
 
 @given(st.floats(0, 2e9), windows, st.integers(-40_000, 40_000))

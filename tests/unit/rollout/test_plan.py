@@ -115,6 +115,7 @@ def test_every_fault_of_a_plan_is_told_at_once_with_its_path_and_line() -> None:
         (GOOD.replace("weight: 5,", "weight: 5, require: [speed],"), 4, "stages[0].require"),
         (GOOD + "guard: {}", 6, "must look at something"),
         (GOOD + "alpha_promote: 0.5", 6, "alpha_promote"),
+        (GOOD + "watermark_s: 2h", 6, "watermark_s: must be at most 114m, not 2h: the store keeps"),
         (GOOD + "error_ratio: 1.5\nrollback_error_ratio: 1.6", 7, "is above error_ratio"),
         (GOOD + "hit_margin: 3\nhit_stratum_margin: 2", 7, "is narrower than hit_margin"),
         (GOOD + "latency_margins: {p98: 5}", 6, "latency_margins.p98"),
