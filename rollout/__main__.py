@@ -29,7 +29,7 @@ def main() -> None:
     settings = _settings()
     telemetry.configure_logging("rollout", settings.log_level)
     tracing.start("rollout")
-    controller = Controller(_store(settings.redis_url), settings.tiers)
+    controller = Controller(_store(settings), settings.tiers)
     metrics = Metrics(telemetry.new_registry())
     loop = Loop(
         controller,
@@ -78,9 +78,9 @@ def _keys(settings: Settings) -> KeyFile | None:
         raise SystemExit(1) from None
 
 
-def _store(url: str) -> RedisStore:
+def _store(settings: Settings) -> RedisStore:
     try:
-        return RedisStore(url)
+        return RedisStore(settings.redis_url, tls=settings.redis_tls)
     except ValueError as error:
         log.critical("wrong setting", setting="TURNOUT_REDIS_URL", reason=str(error))
         raise SystemExit(1) from None

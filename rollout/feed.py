@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 from rollout.errors import RolloutError
 from rollout.keys import Keys
 from rollout.layout import flush_arguments
+from rollout.reach import Tls
 from rollout.snapshot import (
     HITS,
     Batch,
@@ -42,9 +43,16 @@ class Feed:
     `timeout_s` bounds each connect and each wait for an answer. Raises ValueError for a bad URL.
     """
 
-    def __init__(self, url: str, *, namespace: str = "turnout", timeout_s: float = 0.5) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        tls: Tls | None = None,
+        namespace: str = "turnout",
+        timeout_s: float = 0.5,
+    ) -> None:
         self._keys = Keys(namespace)
-        self._redis = connect(url, timeout_s=timeout_s)
+        self._redis = connect(url, timeout_s=timeout_s, tls=tls)
         self._flush = script("flush")
         self._label = script("label")
         self._greet = script("greet")

@@ -4,20 +4,22 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from backends.access import exposed
+from rollout.reach import StoreSettings
 from rollout.snapshot import DEFAULT_TIERS, Arm, Tier, check_tiers
 
 
-class Settings(BaseSettings):
+class Settings(StoreSettings):
     """Frozen settings of one controller. A wrong one is refused at birth."""
 
     model_config = SettingsConfigDict(env_prefix="ROLLOUT_", frozen=True, extra="forbid")
 
     redis_url: str = Field(
         validation_alias="TURNOUT_REDIS_URL",
-        description="Redis 7 or Valkey: redis://host:port/0 or unix:///path/to/socket.",
+        description="The store of rollouts, Redis 7 or Valkey: redis://host:port/0, rediss://... "
+        "over TLS, or unix:///path/to/socket; user:password@ before the host.",
     )
     tiers: Annotated[tuple[Tier, ...], AfterValidator(check_tiers)] = Field(
         default=DEFAULT_TIERS,

@@ -56,7 +56,8 @@ class Service:
             settings.limits, registry=metrics.registry, new_request_id=_new_request_id
         )
         keys = KeyFile(settings.keys_file) if settings.keys_file else None
-        self._feed = Feed(settings.redis_url) if settings.redis_url else None
+        url = settings.redis_url
+        self._feed = Feed(url, tls=settings.redis_tls) if url else None
         self._models = Models()
         self._upstream = Upstream(
             settings.backends, ca_file=settings.ca_file, metrics=metrics, models=self._models

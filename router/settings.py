@@ -1,18 +1,19 @@
 """What the gateway must be told: ROUTER_* in the environment, read once by `__main__`.
 
-Two settings are shared with the controller and carry the product's name: TURNOUT_REDIS_URL and
-TURNOUT_TIERS.
+What is shared with the controller carries the product's name: TURNOUT_TIERS, and how the store is
+reached (`rollout.reach`).
 """
 
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from backends.access import exposed
 from backends.content import KIB, MIB
 from backends.wire import Limits
+from rollout.reach import StoreSettings
 from rollout.snapshot import DEFAULT_TIERS, Arm, Snapshot, Tier, check_tiers
 from router.address import read_address
 from router.assignment import TooLong
@@ -36,7 +37,7 @@ Replicas = Annotated[
 ]
 
 
-class Settings(BaseSettings):
+class Settings(StoreSettings):
     """Frozen settings of one gateway. A wrong one is refused at birth."""
 
     model_config = SettingsConfigDict(
@@ -61,11 +62,6 @@ class Settings(BaseSettings):
         default=None,
         description="File of the certificate authorities (PEM) that https backends are checked "
         "against, in place of the system's.",
-    )
-    redis_url: str | None = Field(
-        default=None,
-        validation_alias="TURNOUT_REDIS_URL",
-        description="The store of rollouts; without one the tier table alone decides.",
     )
     tiers: Annotated[tuple[Tier, ...], AfterValidator(check_tiers)] = Field(
         default=DEFAULT_TIERS,

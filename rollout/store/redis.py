@@ -14,6 +14,7 @@ from rollout.errors import OutcomeUnknown, StoreUnavailable
 from rollout.keys import Keys
 from rollout.machine import AuditEntry, Record
 from rollout.minutes import Horizon
+from rollout.reach import Tls
 from rollout.snapshot import Heartbeat, Position, Sample, Snapshot
 from rollout.store.connection import connect, script
 from rollout.store.port import (
@@ -48,9 +49,16 @@ class RedisStore:
     Raises ValueError for a bad URL.
     """
 
-    def __init__(self, url: str, *, namespace: str = "turnout", budget_ms: int = BUDGET_MS) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        tls: Tls | None = None,
+        namespace: str = "turnout",
+        budget_ms: int = BUDGET_MS,
+    ) -> None:
         self._keys = Keys(namespace)
-        self._redis = connect(url, timeout_s=budget_ms / 1000 + PATIENCE_S)
+        self._redis = connect(url, timeout_s=budget_ms / 1000 + PATIENCE_S, tls=tls)
         self._budget_ms = budget_ms
         self._transition = script("transition")
         self._lease = script("lease")

@@ -51,8 +51,10 @@ SAMPLE = Sample(
 
 
 @pytest.fixture
-async def feed(valkey_url: str) -> AsyncIterator[Feed]:
-    made = Feed(valkey_url, timeout_s=10)  # the machine may be busy; one test is about timeouts
+async def feed(valkey_url: str, valkey_users: dict[str, str]) -> AsyncIterator[Feed]:
+    assert valkey_url, "it is empty"
+    # the machine may be busy; one test is about timeouts
+    made = Feed(valkey_users["gateway"], timeout_s=10)
     yield made
     await made.close()
 

@@ -55,7 +55,8 @@ SAMPLE = Sample(
 async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
     made: Store
     if request.param == "redis":
-        made = RedisStore(request.getfixturevalue("valkey_url"))
+        assert request.getfixturevalue("valkey_url"), "it is empty"
+        made = RedisStore(request.getfixturevalue("valkey_users")["controller"])
     else:
         made = MemoryStore(time.time)
     yield made
@@ -76,7 +77,7 @@ async def report(
 
         yield remember
         return
-    feed = Feed(request.getfixturevalue("valkey_url"))
+    feed = Feed(request.getfixturevalue("valkey_users")["gateway"])
 
     async def send(batch: Batch, heartbeat: Heartbeat) -> None:
         await feed.flush(batch)
@@ -101,7 +102,7 @@ async def label(
 
         yield remember
         return
-    feed = Feed(request.getfixturevalue("valkey_url"))
+    feed = Feed(request.getfixturevalue("valkey_users")["gateway"])
 
     async def send(batch: Batch, request_id: str, target: int) -> LabelOutcome:
         await feed.flush(batch)
