@@ -56,6 +56,14 @@ class Exchange(RequestResponseCycle):
             self.flow.pause_reading()
         self.message_event.set()
 
+    def wait(self) -> None:
+        """Some of the body is still to come: whoever reads it waits for it."""
+
+    def end(self) -> None:
+        """Say that the body is whole."""
+        self.more_body = False
+        self.message_event.set()
+
     async def receive(self) -> "ASGIReceiveEvent":
         """Give what came since the last call, as ASGI's `receive`."""
         self._continue()

@@ -15,6 +15,7 @@ and answered with 500 in the JSON form of all our errors. It is traced too, wher
 Metrics live in one registry per app object, so that a test may build several apps.
 """
 
+import contextvars
 import functools
 import gc
 import json
@@ -26,10 +27,11 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from types import FrameType, TracebackType
 from typing import Any, Final
 
+import orjson
 import structlog
 import uvicorn
 from prometheus_client import (
@@ -45,6 +47,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backends import tracing, wire
+from backends.direct import Answer, Call, Take, Work
 
 REQUEST_ID: Final = "x-request-id"
 _REQUEST_ID: Final = REQUEST_ID.encode()
@@ -56,9 +59,14 @@ BUCKETS_S: Final = (
 )
 WAIT_BUCKETS_S: Final = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5)
 METHOD_NOT_ALLOWED: Final = 405
+INTERNAL_ERROR: Final = 500
+_JSON_HEAD: Final = b"content-type: application/json\r\n"
 DRAIN_S: Final = 10
 BACKLOG: Final = 2048
 MAX_FILES: Final = 65_536
+
+_worked_on: Final = contextvars.ContextVar[Mapping[str, str]]("worked_on", default={})  # noqa: B039 - never changed
+"""What a log line says of the request that is being worked on. structlog's binding costs 8 us."""
 
 log = structlog.stdlib.get_logger("turnout")
 
@@ -79,6 +87,7 @@ def configure_logging(service: str, level: str = "INFO") -> None:
 
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
+        _name_request,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         name_service,
@@ -110,6 +119,12 @@ def configure_logging(service: str, level: str = "INFO") -> None:
     logging.captureWarnings(capture=True)
     sys.excepthook = _log_uncaught
     threading.excepthook = _log_uncaught_in_thread
+
+
+def _name_request(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    for name, value in _worked_on.get().items():
+        event.setdefault(name, value)
+    return event
 
 
 def _to_json(event: structlog.typing.EventDict, **_: Any) -> str:
@@ -199,8 +214,7 @@ class RequestTelemetry:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        given = _given_id(scope) if self.trust_request_id else None
-        request_id = given if given and is_sane_id(given) else self.new_request_id()
+        request_id = self._name_of(scope["headers"])
         scope.setdefault("state", {})["request_id"] = request_id
         method = scope["method"] if scope["method"] in METHODS else "other"
         began = time.perf_counter()
@@ -217,29 +231,69 @@ class RequestTelemetry:
                     message["headers"] = [*headers, (_REQUEST_ID, request_id.encode("latin-1"))]
             await send(message)
 
-        with (
-            tracing.serving(scope, method, request_id) as span,
-            structlog.contextvars.bound_contextvars(request_id=request_id, **span.log_fields),
-        ):
+        with tracing.serving(scope, method, request_id) as span:
+            named = _worked_on.set({"request_id": request_id, **span.log_fields})
             try:
                 await self.app(scope, receive, send_named)
             except Exception:
                 log.exception("request failed", route=route_of(scope))
                 if status:
                     raise  # half an answer is out: only the server can cut the connection
-                error = {"error": f"internal error; the log has it under request id {request_id}"}
-                await JSONResponse(error, 500)(scope, receive, send_named)
+                await JSONResponse(_internal(request_id), 500)(scope, receive, send_named)
             finally:
+                _worked_on.reset(named)
                 # A method that a route has not is nobody's route: of those, clients make up many.
                 route = "other" if status == METHOD_NOT_ALLOWED else route_of(scope)
                 # No status means that the client left, or the server cancelled the request.
                 self._child(route, method, status).observe(time.perf_counter() - began)
                 span.served(method, route, status)
 
+    def _name_of(self, headers: Iterable[tuple[bytes, bytes]]) -> str:
+        """Name a request: as its client did, where that is trusted."""
+        given = _given_id(headers) if self.trust_request_id else None
+        return given if given and is_sane_id(given) else self.new_request_id()
 
-def _given_id(scope: Scope) -> str | None:
+    # --- the short way: `backends/direct.py` ----------------------------------------------------
+
+    def direct(self, route: str, take: Take) -> Take:
+        """Name and measure what is posted to `route` the short way, as the rest is.
+
+        Traced requests take the long way.
+        """
+
+        def named(call: Call) -> Work | None:
+            if tracing.is_on():
+                return None
+            call.request_id = self._name_of(call.headers)
+            work = take(call)
+            return None if work is None else self._measured(call, route, work)
+
+        return named
+
+    async def _measured(self, call: Call, route: str, work: Work) -> Answer:
+        _worked_on.set({"request_id": call.request_id})  # in a context of its own
+        began = time.perf_counter()
+        self.wait.observe(max(0.0, time.monotonic() - call.arrived))
+        status = 0
+        try:
+            answer = await work
+            status = answer.status
+        except Exception:
+            log.exception("request failed", route=route)
+            status = INTERNAL_ERROR
+            answer = Answer(status, _JSON_HEAD, orjson.dumps(_internal(call.request_id)))
+        finally:
+            self._child(route, "POST", status).observe(time.perf_counter() - began)
+        return answer
+
+
+def _internal(request_id: str) -> dict[str, str]:
+    return {"error": f"internal error; the log has it under request id {request_id}"}
+
+
+def _given_id(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
     """Read the id that the client gave; of several, the first."""
-    for name, value in scope["headers"]:
+    for name, value in headers:
         if name == _REQUEST_ID:
             text: str = value.decode("latin-1")
             return text

@@ -118,6 +118,11 @@ def stop() -> None:
         log.warning("traces are lost", reason=f"the collector took none for {FLUSH_S:.0f} s")
 
 
+def is_on() -> bool:
+    """Whether this process traces."""
+    return _process.tracer is not None
+
+
 def _load(service: str) -> None:
     # Loaded here, so that a process without a collector pays nothing.
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415 - see above

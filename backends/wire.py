@@ -14,6 +14,7 @@ protocol class that closes these gaps:
   dropped: the application has read the headers by then;
 - a body whose length the head tells does not pass the parser, which would copy it: its bytes are
   counted, and a new parser reads what follows them;
+- a plain request may take the short way past the application: `backends/direct.py`;
 - when a connection closes while the client still sends, what comes is read and thrown away for a
   while (RFC 9112, section 9.6), so that the application may refuse a body without reading it.
 
@@ -34,6 +35,7 @@ import orjson
 from prometheus_client import CollectorRegistry, Counter, Gauge
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from backends.direct import SHORT_BODY, Call, Routes, Take
 from backends.exchange import EXCHANGE, WHOLE, Exchange
 from backends.framing import HTTP_1_0, Fault, fault_of
 
@@ -76,11 +78,15 @@ class Guard:
         self.limits = limits or Limits()
         self.clock = clock
         self.new_request_id = new_request_id
+        self.direct: Routes = {}
+        """What may be handled without the application."""
         self.connections: set[Connection] = set()
         self.held = 0
         self.leaving = False
         """Whether the server is about to end: each connection closes after its next answer."""
         self._sweep: asyncio.TimerHandle | None = None
+        self._default: list[tuple[bytes, bytes]] = []
+        self._default_head = b""
         self._refused = Counter(
             "http_refused_connections",
             "Connections that the server cut: a head or a body that took too long, an answer that "
@@ -113,6 +119,13 @@ class Guard:
         """Hold more bytes of a body that has `of` so far; False when there is no room."""
         self.held += bytes_
         return self.held <= self.limits.held_bytes or of <= SMALL_BODY
+
+    def default_head(self, headers: list[tuple[bytes, bytes]]) -> bytes:
+        """Write the headers of every answer: uvicorn makes a new list of them every second."""
+        if headers is not self._default:
+            self._default = headers
+            self._default_head = b"".join(b"%b: %b\r\n" % pair for pair in headers)
+        return self._default_head
 
     def count(self, why: str) -> None:
         """Count a connection that was cut."""
@@ -221,8 +234,8 @@ class Connection(HttpToolsProtocol):
         self.guard.discard(self)
         self._give()
         super().connection_lost(exc)
-        if isinstance(self.cycle, Exchange):
-            self.cycle.leave()
+        if self.cycle is not None:
+            cast("Exchange | Call", self.cycle).leave()
 
     def part(self) -> None:
         """Close; while the client still sends, go on reading for a while and throw it away."""
@@ -300,6 +313,8 @@ class Connection(HttpToolsProtocol):
             pass  # it is answered, and the connection closed
         else:
             self._bound(len(data))
+            if self._phase is _BODY:
+                cast("Exchange | Call", self.cycle).wait()
 
     def _counted(self, data: bytes) -> bytes:
         """Take what belongs to the body whose length is known; return what follows it."""
@@ -331,7 +346,9 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Start the clock of a head."""
-        super().on_message_begin()
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
         self._enter(_HEAD)
         self._head, self._new = 0, True
 
@@ -358,10 +375,17 @@ class Connection(HttpToolsProtocol):
         self._enter(_BODY)
         self._new = True
         self._left = _announced(self.headers)
-        existing, self.cycle = self.cycle, self._exchange(version)
-        cycle = self.cycle
+        existing = self.cycle
+        keep_alive = version != HTTP_1_0 and self.parser.should_keep_alive()
         if upgrade or self.guard.leaving:
-            cycle.keep_alive = False
+            keep_alive = False
+        if (take := self._short_way()) is not None:
+            call = Call(self, take, arrived=self._since, keep_alive=keep_alive)
+            self.cycle = cast("Exchange", call)  # all that is asked of one here, it answers too
+            return
+        cycle = self.cycle = self._exchange(
+            version, keep_alive=keep_alive, announced=self._left > 0
+        )
         if self.expect_100_continue:
             self._close_unless_continued()
         if existing is None or existing.response_complete:
@@ -370,15 +394,48 @@ class Connection(HttpToolsProtocol):
             self.flow.pause_reading()
             self.pipeline.appendleft((cycle, self.app))
 
-    def _exchange(self, version: str) -> Exchange:
-        """Complete the request's scope, as uvicorn does; make what reads and answers it."""
+    def _short_way(self) -> Take | None:
+        """Find the handler that may take this request past the application."""
+        take = self.guard.direct.get(self.url)
+        if take is None or self.parser.get_method() != b"POST":
+            return None
+        if not 0 < self._left <= SHORT_BODY or self.expect_100_continue or self.flow.write_paused:
+            return None
+        return take if self.cycle is None or self.cycle.response_complete else None
+
+    def hand_over(self, call: Call, pieces: list[bytes]) -> None:
+        """Let the application have what no handler took; `pieces` are what there is of its body."""
+        version = self.parser.get_http_version()
+        cycle = self._exchange(version, keep_alive=call.keep_alive, announced=True)
+        self.cycle = cycle
+        for piece in pieces:
+            cycle.feed(piece)
+        cycle.more_body = call.more_body
+        self._start_asgi_task(cycle, self.app)
+
+    def _exchange(self, version: str, *, keep_alive: bool, announced: bool) -> Exchange:
+        """Write the request's scope, as uvicorn does; make what reads and answers it.
+
+        `announced`: the head told the body's length, and it has one.
+        """
         url = httptools.parse_url(self.url)
         path = url.path.decode("ascii")
-        self.scope["method"] = self.parser.get_method().decode("ascii")
-        self.scope["http_version"] = version
-        self.scope["path"] = urllib.parse.unquote(path) if "%" in path else path
-        self.scope["raw_path"] = url.path
-        self.scope["query_string"] = url.query or b""
+        state = self.app_state.copy()
+        self.scope = {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": version,
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,  # type: ignore[typeddict-item] # it has one by now
+            "root_path": self.root_path,
+            "headers": self.headers,
+            "state": state,
+            "method": self.parser.get_method().decode("ascii"),
+            "path": urllib.parse.unquote(path) if "%" in path else path,
+            "raw_path": url.path,
+            "query_string": url.query or b"",
+        }
         cycle = Exchange(
             scope=self.scope,
             transport=self.transport,
@@ -389,15 +446,18 @@ class Connection(HttpToolsProtocol):
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
             expect_100_continue=self.expect_100_continue,
-            keep_alive=version != HTTP_1_0 and self.parser.should_keep_alive(),
+            keep_alive=keep_alive,
             on_response=self.on_response_complete,
         )
-        state = self.scope["state"]
         state[ARRIVED] = self._since
         state[EXCHANGE] = cycle
-        if self._left:
+        if announced:
             state[WHOLE] = cycle.whole
         return cycle
+
+    def default_head(self) -> bytes:
+        """Give the headers of every answer of this server, each with its line's end."""
+        return self.guard.default_head(self.server_state.default_headers)
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of a body that came with its head, or in chunks."""
@@ -417,13 +477,14 @@ class Connection(HttpToolsProtocol):
                 Fault(503, "too many bytes are being received at once: try again"), "budget"
             )
             return False
-        cast("Exchange", self.cycle).feed(piece)
+        cast("Exchange | Call", self.cycle).feed(piece)
         return True
 
     def on_message_complete(self) -> None:
-        """Stop the clock."""
-        super().on_message_complete()
+        """Stop the clock, and say that the body is whole."""
         self._enter(_WHOLE)
+        if not self.cycle.response_complete:
+            cast("Exchange | Call", self.cycle).end()
 
     def on_response_complete(self) -> None:
         """Give back the bytes of the request that is answered; go on with the next.

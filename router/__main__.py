@@ -113,6 +113,7 @@ class Service:
         )
         self.app = self._edge.app
         self.api = self._edge.api
+        self.guard.direct = self._edge.direct
 
     def leave(self) -> None:
         """Get ready to end: readiness says so, and connections close after their next answer."""

@@ -24,6 +24,7 @@ from starlette.types import ASGIApp
 
 from backends import content, metadata, protocol, telemetry
 from backends.content import KIB, MIB
+from backends.direct import Routes
 from backends.gate import Gate
 from backends.hotpath import HotPath
 from backends.keyfile import KeyFile
@@ -61,6 +62,8 @@ class _Api(FastAPI):
 
 class App:
     """The gateway over HTTP. `app` is the ASGI application, `api` the documented part of it.
+
+    `direct` are the handlers of the short way past it (`backends/direct.py`).
 
     `life` are context managers that are entered when it starts and left, in reverse, when it ends.
     """
@@ -119,20 +122,27 @@ class App:
         self._add_routes()
         for error in REFUSED:
             self.api.add_exception_handler(error, write_refusal)
-        self.app: ASGIApp = telemetry.RequestTelemetry(
-            Gate(
-                HotPath(self.api, hot, errors=REFUSED, refuse=write_refusal),
-                keys=keys,
-                needed=lambda scope, headers: rights_for(
-                    scope["path"], override=ARM_HEADER in headers, open_metrics=open_metrics
-                ),
-                refused=metrics.access_refused,
-                logger="router.access",
+        gate = Gate(
+            HotPath(self.api, hot, errors=REFUSED, refuse=write_refusal),
+            keys=keys,
+            needed=lambda scope, headers: rights_for(
+                scope["path"], override=ARM_HEADER in headers, open_metrics=open_metrics
             ),
+            refused=metrics.access_refused,
+            logger="router.access",
+        )
+        measured = telemetry.RequestTelemetry(
+            gate,
             registry=metrics.registry,
             trust_request_id=False,
             new_request_id=new_request_id,
         )
+        self.app: ASGIApp = measured
+        takes = (self._predictions.take_predict, self._predictions.take_infer)
+        self.direct: Routes = {
+            path.encode(): measured.direct(route.path, gate.direct(path, take))
+            for (path, (route, _)), take in zip(hot.items(), takes, strict=True)
+        }
 
     def leave(self) -> None:
         """Be ready no more: the process ends soon."""

@@ -2,22 +2,17 @@
 
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from backends.content import in_words
+from backends.direct import Answer
 from backends.protocol import ProtocolError, write_error
-from router.errors import (
-    BodyTooLongError,
-    BusyError,
-    ClientLeftError,
-    RouterError,
-)
-
-RETRY_AFTER_S: Final = 1
+from router import answers
+from router.errors import BodyTooLongError, ClientLeftError, RouterError
 
 T = TypeVar("T")
 
@@ -64,7 +59,7 @@ async def write_refusal(request: Request, error: Exception) -> Response:
     headers: dict[str, str] = {}
     match error:
         case RouterError() | ProtocolError():
-            status, text = error.status, str(error)
+            return as_response(answers.of_refusal(error))
         case HTTPException():
             status = error.status_code
             text = f"{error.detail}: {request.method} {request.url.path[:80]}"
@@ -73,8 +68,10 @@ async def write_refusal(request: Request, error: Exception) -> Response:
             status, text = ClientLeftError.status, "the client left before its body had arrived"
         case _:
             raise error
-    if isinstance(error, BusyError):
-        headers["retry-after"] = str(RETRY_AFTER_S)
-    if isinstance(error, BodyTooLongError):
-        headers["connection"] = "close"
     return Response(write_error(text), status, headers, "application/json")
+
+
+def as_response(answer: Answer) -> Response:
+    """Give an answer of `router.answers` the form of the framework."""
+    lines = (line.split(": ", 1) for line in answer.head.decode("latin-1").splitlines())
+    return Response(answer.body, answer.status, dict(lines))

@@ -37,4 +37,9 @@ def admitted_at(name: str) -> float | None:
     """Read from a name when its request was admitted, in Unix seconds; None if it is not ours."""
     if not _OURS.fullmatch(name):
         return None
+    return admitted(name)
+
+
+def admitted(name: str) -> float:
+    """Read when a request was admitted from its name, which is one of ours: Unix seconds."""
     return int(name[:8] + name[9:13], 16) / 1000

@@ -26,10 +26,12 @@ from backends.protocol import Floats
 from router import length
 from router.body import Body, Question
 from router.errors import BodyTooLongError, ClientLeftError
-from router.length import Scanned
+from router.length import Announced, Scanned
 
 LONG_BODY: Final = 256 * KIB
 """Bytes; parsing more than this takes longer than the loop should stand still."""
+
+_HEADER_LENGTH: Final = protocol.HEADER_LENGTH.encode()
 
 Headers = dict[bytes, bytes]
 Scan = Callable[[bytes], Question | Scanned]
@@ -68,7 +70,7 @@ class Intake:
 
     async def infer(self, headers: Headers, receive: Receive) -> Question:
         """Read an infer request. Raises ProtocolError, BodyTooLongError, ClientLeftError."""
-        header_length = _text(headers, protocol.HEADER_LENGTH.encode())
+        header_length = _text(headers, _HEADER_LENGTH)
         coming = length.announced(
             header_length,
             _text(headers, b"content-length"),
@@ -76,7 +78,33 @@ class Intake:
         )
         if coming is None:
             return await self._whole(headers, receive, partial(self._scan_infer, header_length))
-        arrived = await _at_least(receive, coming.head)
+        return self._binary(headers, coming, await _at_least(receive, coming.head))
+
+    def infer_at_once(self, headers: Headers, body: bytes) -> Question | None:
+        """Read an infer request that is whole and short; None where `infer` does it better.
+
+        Raises as `infer` does.
+        """
+        header_length = _text(headers, _HEADER_LENGTH)
+        encoding = _text(headers, b"content-encoding")
+        coming = length.announced(header_length, str(len(body)), encoding)
+        if coming is not None:
+            return self._binary(headers, coming, body)
+        return self._short(headers, body, partial(self._scan_infer, header_length))
+
+    def predict_at_once(self, headers: Headers, body: bytes) -> Question | None:
+        """Read a `/v1/predict` request as `infer_at_once` does."""
+        return self._short(
+            headers, body, partial(length.of_predict, max_length=self._bounds.context)
+        )
+
+    def _short(self, headers: Headers, body: bytes, scan: Scan) -> Question | None:
+        if len(body) > LONG_BODY or not content.is_plain(_text(headers, b"content-encoding")):
+            return None
+        return self._at_once(headers, partial(scan, body))
+
+    def _binary(self, headers: Headers, coming: Announced, arrived: bytes) -> Question:
+        """Read the terms of a binary body of which the JSON has `arrived`, and what follows it."""
         began = time.perf_counter_ns()
         terms = protocol.binary_terms(arrived[: coming.head], coming.tensor, self._bounds.context)
         _check_claim(headers, terms.length)

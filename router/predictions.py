@@ -5,34 +5,38 @@ A question goes to the gateway as soon as its length is known, while its body ma
 leaves. That cancels the work, the call to the backend within it included. When too many requests
 are under way, a request is turned away by its head alone.
 
+A request that is short and whole goes the short way (`take_predict`, `take_infer`), without ASGI.
+The two ways differ in how a request comes and an answer goes; what happens in between is the
+gateway's.
+
 Whatever is raised here is answered by the exception handlers of the application around it.
 """
 
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, Final, TypeVar
 
-import orjson
 from starlette.types import Receive, Scope, Send
 
-from backends import answer, protocol
+from backends import protocol
+from backends.direct import Answer, Call, Work
 from backends.exchange import EXCHANGE, Exchange
-from backends.protocol import TIMEOUT_HEADER, Prediction, read_timeout
+from backends.protocol import TIMEOUT_HEADER, ProtocolError, read_timeout
 from backends.statistics import Statistics
+from router import answers
 from router.access import ARM_HEADER
+from router.answers import OK, RETRY_AFTER_S
 from router.body import Body, Question
-from router.edge import RETRY_AFTER_S
-from router.errors import ClientLeftError, UnknownModelError, UpstreamStatusError
+from router.errors import ClientLeftError, RouterError, UnknownModelError
 from router.gateway import Gateway, Outcome
-from router.ids import admitted_at
+from router.ids import admitted
 from router.intake import Headers, Intake
 from router.limits import Places
 from router.metrics import Metrics
 from router.record import Admission
 
-OK: Final = 200
 _TIMEOUT: Final = TIMEOUT_HEADER.encode()
 _ARM: Final = ARM_HEADER.encode()
 _SHED: Final = protocol.write_error("too many requests are under way: try again")
@@ -42,6 +46,8 @@ _SHED_HEADERS: Final = (
     (b"retry-after", b"%d" % RETRY_AFTER_S),
 )
 T = TypeVar("T")
+ReadAtOnce = Callable[[Headers, bytes], Question | None]
+Write = Callable[[Question, Outcome], Answer]
 
 
 class Predictions:
@@ -71,15 +77,7 @@ class Predictions:
             await self._turn_away(send)
             return
         question, outcome = await self._ask(scope, receive, self._intake.predict)
-        prediction = outcome.answered.prediction
-        if prediction is None:
-            await _answer_failure(send, outcome)
-            return
-        text = orjson.dumps(
-            self._document(question, outcome, prediction), option=orjson.OPT_SERIALIZE_NUMPY
-        )
-        headers = {**_routing_headers(outcome), "content-type": "application/json"}
-        await _answer(send, OK, headers, text)
+        await _send(send, self._predicted(question, outcome))
 
     async def infer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Predict, in the Open Inference Protocol v2: JSON, or the binary tensor extension."""
@@ -97,14 +95,11 @@ class Predictions:
             return False
         check_name(scope)
         question, outcome = await self._ask(scope, receive, self._intake.infer)
-        prediction = outcome.answered.prediction
-        if prediction is None:
-            await _answer_failure(send, outcome)
-            return False
-        _check_version(scope, protocol.version_of(prediction.checkpoint))
-        message = answer.write_answer(prediction, question.terms, extra={"arm": outcome.arm})
-        await _answer(send, OK, {**_routing_headers(outcome), **message.headers}, message.body)
-        return True
+        if (prediction := outcome.answered.prediction) is not None:
+            _check_version(scope, protocol.version_of(prediction.checkpoint))
+        answer = self._inferred(question, outcome)
+        await _send(send, answer)
+        return answer.status == OK
 
     async def _ask(
         self,
@@ -117,7 +112,6 @@ class Predictions:
         timeout_s = read_timeout(_text(headers.get(_TIMEOUT)))
         self._intake.check(headers)
         question = await read(headers, receive)
-        limits = [limit for limit in (timeout_s, question.terms.timeout_s) if limit is not None]
         with self._place(question.body):
             outcome = await while_waiting(
                 scope,
@@ -126,7 +120,7 @@ class Predictions:
                 self._gateway.predict(
                     question,
                     admission,
-                    timeout_s=min(limits, default=None),
+                    timeout_s=_least(timeout_s, question),
                     override=_text(headers.get(_ARM)),
                 ),
             )
@@ -159,23 +153,80 @@ class Predictions:
         await send({"type": "http.response.start", "status": 503, "headers": _SHED_HEADERS})
         await send({"type": "http.response.body", "body": _SHED})
 
-    def _document(
-        self, question: Question, outcome: Outcome, prediction: Prediction
-    ) -> dict[str, Any]:
-        return {
-            "id": question.terms.id or outcome.admission.request_id,
-            "prediction": prediction.vector,
-            "neighbors": [
-                {"id": neighbor, "score": score}
-                for neighbor, score in zip(
-                    prediction.ids.tolist(), prediction.scores.tolist(), strict=True
-                )
-            ],
-            "arm": outcome.arm,
-            "length": question.length,
-            "tokens": question.length * self._tokens_per_vector,
-            "truncated": prediction.truncated,
-        }
+    def _predicted(self, question: Question, outcome: Outcome) -> Answer:
+        prediction = outcome.answered.prediction
+        if prediction is None:
+            return answers.of_failure(outcome)
+        return answers.of_predict(question, outcome, prediction, self._tokens_per_vector)
+
+    def _inferred(self, question: Question, outcome: Outcome) -> Answer:
+        prediction = outcome.answered.prediction
+        if prediction is None:
+            return answers.of_failure(outcome)
+        return answers.of_infer(outcome, prediction, question.terms)
+
+    # --- the short way: `backends/direct.py` ----------------------------------------------------
+
+    def take_predict(self, call: Call) -> Work | None:
+        """Predict the next vector of a context, the short way."""
+        return self._take(call, self._intake.predict_at_once, self._predicted)
+
+    def take_infer(self, call: Call) -> Work | None:
+        """Infer the short way."""
+        work = self._take(call, self._intake.infer_at_once, self._inferred)
+        return None if work is None else self._counted(work)
+
+    def _take(self, call: Call, read: ReadAtOnce, write: Write) -> Work | None:
+        """Take a request that is sound, when there is a place for it; the long way says why not."""
+        if self._places.full:
+            return None
+        headers: Headers = dict(reversed(call.headers))
+        try:
+            timeout_s = read_timeout(_text(headers.get(_TIMEOUT)))
+            self._intake.check(headers)
+            question = read(headers, call.body())
+        except (RouterError, ProtocolError):
+            return None
+        if question is None:
+            return None
+        admission = Admission(call.request_id, admitted(call.request_id), call.arrived)
+        override = _text(headers.get(_ARM))
+        return self._work(call, question, admission, _least(timeout_s, question), override, write)
+
+    async def _work(
+        self,
+        call: Call,
+        question: Question,
+        admission: Admission,
+        timeout_s: float | None,
+        override: str | None,
+        write: Write,
+    ) -> Answer:
+        self._places.take()
+        try:
+            outcome = await self._gateway.predict(
+                question, admission, timeout_s=timeout_s, override=override
+            )
+        except (RouterError, ProtocolError) as error:
+            return answers.of_refusal(error)
+        except asyncio.CancelledError:
+            if not call.disconnected:
+                raise
+            return answers.of_refusal(ClientLeftError("the client left before its answer"))
+        finally:
+            self._places.give()
+        return write(question, outcome)
+
+    async def _counted(self, work: Work) -> Answer:
+        began = time.perf_counter_ns()
+        good = False
+        try:
+            answer = await work
+            good = answer.status == OK
+        finally:
+            count = self._statistics.succeeded if good else self._statistics.failed
+            count(time.perf_counter_ns() - began)
+        return answer
 
 
 # --- while the client waits -----------------------------------------------------------------------
@@ -235,10 +286,7 @@ def _watched(receive: Receive, body: Body, leave: Callable[[], None]) -> Callabl
 
 def _admit(scope: Scope) -> Admission:
     name: str = scope["state"]["request_id"]
-    at = admitted_at(name)
-    if at is None:
-        raise ValueError(f"{name!r} was not issued by router.ids")
-    return Admission(name, at, time.monotonic())
+    return Admission(name, admitted(name), time.monotonic())
 
 
 def check_name(scope: Scope) -> None:
@@ -260,6 +308,14 @@ def _check_version(scope: Scope, answered: str) -> None:
         )
 
 
+def _least(timeout_s: float | None, question: Question) -> float | None:
+    """Choose the earlier of the deadlines that the headers and the body name."""
+    own = question.terms.timeout_s
+    if timeout_s is None or own is None:
+        return own if timeout_s is None else timeout_s
+    return min(timeout_s, own)
+
+
 def _text(value: bytes | None) -> str | None:
     return None if value is None else value.decode("latin-1")
 
@@ -267,31 +323,10 @@ def _text(value: bytes | None) -> str | None:
 # --- answers ------------------------------------------------------------------------------------
 
 
-async def _answer(send: Send, status: int, headers: Mapping[str, str], body: bytes) -> None:
-    pairs = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
-    pairs.append((b"content-length", b"%d" % len(body)))
-    await send({"type": "http.response.start", "status": status, "headers": pairs})
-    await send({"type": "http.response.body", "body": body})
-
-
-async def _answer_failure(send: Send, outcome: Outcome) -> None:
-    headers = {**_routing_headers(outcome), "content-type": "application/json"}
-    error = outcome.answered.error
-    if isinstance(error, UpstreamStatusError) and error.busy:
-        headers["retry-after"] = str(error.retry_after_s)
-    body = protocol.write_error(str(error))
-    await _answer(send, outcome.status, headers, body)
-
-
-def _routing_headers(outcome: Outcome) -> dict[str, str]:
-    headers = {
-        "x-turnout-arm": outcome.arm,
-        "x-turnout-assigned": outcome.decision.arm,
-        "x-turnout-stage": outcome.stage,
-        "x-turnout-version": str(outcome.position),
-        "x-turnout-reason": str(outcome.decision.reason),
-    }
-    if outcome.answered.prediction:
-        headers["x-turnout-checkpoint"] = outcome.answered.prediction.checkpoint
-        headers["x-turnout-bank"] = outcome.answered.prediction.bank
-    return headers
+async def _send(send: Send, answer: Answer) -> None:
+    """Write an answer as ASGI's messages."""
+    lines = answer.head.split(b"\r\n")[:-1]
+    pairs = [tuple(line.split(b": ", 1)) for line in lines]
+    pairs.append((b"content-length", b"%d" % len(answer.body)))
+    await send({"type": "http.response.start", "status": answer.status, "headers": pairs})
+    await send({"type": "http.response.body", "body": answer.body})

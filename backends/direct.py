@@ -1,0 +1,179 @@
+"""The short way of a request: from its last byte to its handler, and from the answer to the wire.
+
+An ASGI application is called with a scope, in a task of its own, and answers by messages; around
+it stand its middleware. That costs more than forwarding a request does. So a request that is plain
+enough may be taken by a handler at once: it is posted to exactly one of a server's paths
+(`Routes`), its length is announced and small (`SHORT_BODY`), nothing of an earlier request is under
+way, and all of it comes in a moment (`MOMENT_S`). The handler looks at the whole request: it takes
+it, or leaves it to the application, which then treats it as if nobody had looked. A handler takes
+what it can answer well and leaves the rest, refusals first of all.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import structlog
+
+from backends.content import KIB
+from backends.eager import Eager
+
+if TYPE_CHECKING:
+    from backends.wire import Connection
+
+SHORT_BODY: Final = 256 * KIB
+"""Bytes. A longer body is worth handling while it arrives."""
+MOMENT_S: Final = 0.02
+"""How long a short body is waited for, before the application may see what there is of it."""
+STATUS_LINES: Final = {
+    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
+}
+_FAILED: Final = b'{"error": "internal error"}'
+
+log = structlog.stdlib.get_logger("turnout")
+
+
+class Answer(NamedTuple):
+    """What goes to the client: `head` are header lines, each with its end, without the framing."""
+
+    status: int
+    head: bytes
+    body: bytes
+
+
+Work = Coroutine[Any, Any, Answer]
+Take = Callable[["Call"], Work | None]
+"""Takes a whole request and gives the work on it; or leaves it, having changed nothing: None."""
+Routes = Mapping[bytes, Take]
+"""By the request's target, byte by byte as it came: no query, nothing escaped, no host."""
+
+
+class _Unheard:
+    """An event that nobody waits for."""
+
+    def set(self) -> None:
+        """Tell nobody."""
+
+
+_UNHEARD: Final = _Unheard()
+
+
+class Call:
+    """One request on the short way. It stands where the connection has an `Exchange` otherwise."""
+
+    __slots__ = (
+        "_connection", "_patience", "_pieces", "_running", "_take", "arrived", "disconnected",
+        "headers", "keep_alive", "more_body", "request_id", "response_complete", "response_started",
+    )  # fmt: skip
+
+    message_event = _UNHEARD
+
+    def __init__(
+        self, connection: "Connection", take: Take, *, arrived: float, keep_alive: bool
+    ) -> None:
+        self._connection = connection
+        self._take = take
+        self._pieces: list[bytes] = []
+        self._patience: asyncio.TimerHandle | None = None
+        self._running: Eager[Answer] | None = None
+        self.headers: list[tuple[bytes, bytes]] = connection.headers
+        self.arrived = arrived
+        """Monotonic seconds when the head was whole."""
+        self.keep_alive = keep_alive
+        self.request_id = ""
+        self.disconnected = self.response_started = self.response_complete = False
+        self.more_body = True
+
+    def __repr__(self) -> str:
+        return f"<Call {self.request_id}, {self._running or 'arriving'}>"
+
+    def body(self) -> bytes:
+        """Put the body together: it is whole."""
+        if len(self._pieces) > 1:
+            self._pieces = [b"".join(self._pieces)]
+        return self._pieces[0]
+
+    # --- what the connection tells --------------------------------------------------------------
+
+    def feed(self, piece: bytes) -> None:
+        """Take a piece of the body."""
+        self._pieces.append(piece)
+
+    def wait(self) -> None:
+        """Wait a moment for the rest of the body."""
+        if self._patience is None:
+            loop = self._connection.loop
+            self._patience = loop.call_later(MOMENT_S, self._hand_over)
+
+    def end(self) -> None:
+        """The body is whole: have it handled."""
+        self.more_body = False
+        self._stop_waiting()
+        work = self._taken()
+        if work is None:
+            self._hand_over()
+            return
+        self._pieces = []  # whoever took it holds what it needs, and no longer than that
+        self._running = running = Eager(work, self._done, self._connection.loop)
+        self._connection.tasks.add(running)  # type: ignore[arg-type] # what ends the server's tasks ends it
+        running.begin()
+
+    def leave(self) -> None:
+        """The client has left: end the work."""
+        self._stop_waiting()
+        self.disconnected = True
+        if self._running is not None:
+            self._running.cancel()
+
+    def _taken(self) -> Work | None:
+        try:
+            return self._take(self)
+        except Exception:
+            log.exception("a request was left to the application")
+            return None
+
+    def _hand_over(self) -> None:
+        """Leave it to the application, with what there is of the body."""
+        self._stop_waiting()
+        pieces, self._pieces = self._pieces, []
+        if not self.disconnected:
+            self._connection.hand_over(self, pieces)
+
+    def _stop_waiting(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+    # --- the answer -----------------------------------------------------------------------------
+
+    def _done(self, answer: Answer | None, failed: BaseException | None) -> None:
+        self._connection.tasks.discard(self._running)
+        self._running = None
+        if answer is None:
+            if failed is not None and not isinstance(failed, asyncio.CancelledError):
+                log.error("request failed", exc_info=failed)
+            answer = Answer(500, b"content-type: application/json\r\n", _FAILED)
+        self._write(answer)
+
+    def _write(self, answer: Answer) -> None:
+        """Write the answer, in one piece, unless the client has left."""
+        if self.disconnected:
+            return
+        self.response_started = self.response_complete = True
+        connection = self._connection
+        connection.transport.write(
+            b"%b%b%bx-request-id: %b\r\ncontent-length: %d\r\n%b\r\n%b"
+            % (
+                STATUS_LINES[answer.status],
+                connection.default_head(),
+                answer.head,
+                self.request_id.encode("latin-1"),
+                len(answer.body),
+                b"" if self.keep_alive else b"connection: close\r\n",
+                answer.body,
+            )
+        )
+        if not self.keep_alive:
+            connection.transport.close()
+        connection.on_response_complete()
