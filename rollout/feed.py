@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 
 from rollout.errors import RolloutError
 from rollout.keys import Keys
-from rollout.layout import flush_arguments
+from rollout.layout import SILENT_S, flush_arguments
 from rollout.reach import Tls
 from rollout.snapshot import (
     HITS,
@@ -26,8 +26,6 @@ from rollout.snapshot import (
 )
 from rollout.store.connection import connect, script
 
-SILENT_S: Final = 3600
-"""After how long without a heartbeat a gateway is forgotten."""
 _IDLE_S: Final = 1.0
 
 

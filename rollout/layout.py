@@ -13,6 +13,8 @@ from rollout.minutes import MINUTE_S, MINUTE_TTL_S, label_slot, slot_width
 from rollout.snapshot import ALL_MINUTES, KEPT_SAMPLES, Batch, Cell, Observation, Pending, metric_of
 
 SEQUENCE_TTL_S: Final = 86_400
+SILENT_S: Final = 3600
+"""After how long without a heartbeat a gateway is forgotten."""
 KEPT_KEYS: Final = 200_000
 """How many routing keys are remembered for each metric of a stage."""
 KEYS_TTL_S: Final = 8 * 86_400

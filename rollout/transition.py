@@ -169,10 +169,9 @@ def placed(record: Record) -> str:
 def lost_told(stored: Stored) -> str:
     """Say what is known of a store that lost its memory."""
     where = f"stands at {stored.position}" if stored.position else "is empty"
-    seen = stored.furthest
-    return (
-        f"the store lost its memory: it {where}, and a gateway has applied {seen and seen.position}"
-    )
+    seen = stored.furthest and stored.furthest.position
+    other = "something else at " if seen == stored.position else ""
+    return f"the store lost its memory: it {where}, and a gateway has applied {other}{seen}"
 
 
 def repeated(outcome: str, command: By, subject: str) -> Result:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from rollout import background
 from rollout.background import HOUR, field_of, hours
-from rollout.layout import KEPT_KEYS, label_keep_s
+from rollout.layout import KEPT_KEYS, SEQUENCE_TTL_S, label_keep_s
 from rollout.minutes import MINUTE_S, MINUTE_TTL_S, Horizon, label_slot
 from rollout.snapshot import (
     ALL_MINUTES,
@@ -83,14 +83,17 @@ class Counted:
         self._seen: dict[tuple[Where, str], set[str]] = defaultdict(set)
         self._background: dict[tuple[str, int], Fields] = defaultdict(Multiset)
         self._samples: dict[Where, list[Sample]] = defaultdict(list)
-        self._sequences: dict[str, int] = {}
+        self._sequences: dict[str, tuple[int, float]] = {}
+        """By boot: the last one, and until when it is remembered."""
         self._awaited: dict[str, Awaited] = {}
 
     def flush(self, batch: Batch) -> bool:
         """Count `batch`; False when this `(boot, sequence)` had been counted before."""
-        if batch.sequence <= self._sequences.get(batch.boot, -1):
+        now = self._clock()
+        last, until = self._sequences.get(batch.boot, (-1, now))
+        if batch.sequence <= last and now <= until:
             return False
-        self._sequences[batch.boot] = batch.sequence
+        self._sequences[batch.boot] = (batch.sequence, now + SEQUENCE_TTL_S)
         for cell, counters in batch.counts.items():
             if cell.rollout == background.ROLLOUT:
                 hour = self._background[cell.stage, cell.minute // HOUR * HOUR]

@@ -9,11 +9,13 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 
+from rollout.layout import SILENT_S
 from rollout.machine import AuditEntry, Record
 from rollout.minutes import Horizon
 from rollout.snapshot import Batch, Heartbeat, LabelOutcome, Snapshot
 from rollout.store.counted import Counted
 from rollout.store.port import (
+    IDEMPOTENCY_TTL_S,
     KEPT_RECORDS,
     Applied,
     Behind,
@@ -40,10 +42,12 @@ class MemoryStore:
         self._snapshot: Snapshot | None = None
         self._record: Record | None = None
         self._entries: list[AuditEntry] = []
-        self._outcomes: dict[str, str] = {}
+        self._outcomes: dict[str, tuple[str, float]] = {}
+        """By idempotency key: what it led to, and until when that is kept."""
         self._traces: dict[str, deque[Point]] = {}
         self._counted = Counted(clock)
         self._heartbeats: dict[str, Heartbeat] = {}
+        self._greeted: set[str] = set()
         self._records: dict[str, Record] = {}
         self._lease: tuple[Lease, float] | None = None
         self._fence = 0
@@ -51,7 +55,7 @@ class MemoryStore:
     async def load(self, idempotency_key: str | None = None) -> Stored:
         """Read the present state."""
         now = self._clock()
-        outcome = None if idempotency_key is None else self._outcomes.get(idempotency_key)
+        outcome = None if idempotency_key is None else self._kept(idempotency_key)
         deadline_ms = int(now * 1000) + self._budget_ms
         beats = tuple(self._heartbeats.values())
         return Stored(
@@ -60,8 +64,8 @@ class MemoryStore:
 
     async def commit(self, change: Change) -> Outcome:
         """Apply `change` or do nothing."""
-        if change.idempotency_key in self._outcomes:
-            return Repeated(self._outcomes[change.idempotency_key])
+        if (kept := self._kept(change.idempotency_key)) is not None:
+            return Repeated(kept)
         if self._clock() * 1000 > change.deadline_ms:
             return Late()
         current = self._snapshot.position if self._snapshot else None
@@ -77,7 +81,8 @@ class MemoryStore:
             for oldest in list(self._records)[:-KEPT_RECORDS]:
                 del self._records[oldest]
         self._entries.append(change.entry)
-        self._outcomes[change.idempotency_key] = change.outcome
+        until = self._clock() + IDEMPOTENCY_TTL_S
+        self._outcomes[change.idempotency_key] = (change.outcome, until)
         return Applied()
 
     async def observations(
@@ -134,6 +139,10 @@ class MemoryStore:
         if self._holding() == lease:
             self._lease = None
 
+    def _kept(self, idempotency_key: str) -> str | None:
+        outcome, until = self._outcomes.get(idempotency_key, (None, 0.0))
+        return outcome if self._clock() <= until else None
+
     def _holding(self) -> Lease | None:
         return self._lease[0] if self._lease and self._lease[1] > self._clock() else None
 
@@ -151,5 +160,10 @@ class MemoryStore:
         return self._counted.label(request_id, target_id)
 
     def beat(self, heartbeat: Heartbeat) -> None:
-        """Say that a gateway lives."""
+        """Say that a gateway lives; the first time also forget those that fell silent."""
+        if heartbeat.boot not in self._greeted:
+            self._greeted.add(heartbeat.boot)
+            least = self._clock() - SILENT_S
+            heard = {boot: one for boot, one in self._heartbeats.items() if one.at >= least}
+            self._heartbeats = heard
         self._heartbeats[heartbeat.boot] = heartbeat

@@ -27,6 +27,8 @@ from rollout.trace import KEPT_POINTS, Point
 FIRST: Final = Position(1, 1)
 KEPT_RECORDS: Final = 200
 """How many rollouts are remembered."""
+IDEMPOTENCY_TTL_S: Final = 86_400
+"""How long the outcome of a command is kept under its idempotency key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +72,29 @@ class Stored:
     def furthest(self) -> Heartbeat | None:
         """The heartbeat of the gateway that has come furthest; None when none applied anything."""
         beats = [beat for beat in self.heartbeats if beat.position > (0, 0)]
-        # of several at one place, one that also says what it applied
-        return max(beats, key=lambda beat: (beat.position, bool(beat.applied)), default=None)
+        # of several at one place, one that the store does not know, and that says what it applied
+        return max(
+            beats,
+            key=lambda beat: (beat.position, self._unknown(beat), bool(beat.applied)),
+            default=None,
+        )
 
     @property
     def lost(self) -> bool:
         """Whether a gateway has applied what this store does not know of."""
         seen = self.furthest
-        return seen is not None and (self.position is None or seen.position > self.position)
+        return seen is not None and self._unknown(seen)
+
+    def _unknown(self, beat: Heartbeat) -> bool:
+        """Whether a gateway is further than the store, or has applied something else at its place.
+
+        The latter follows a loss after which the store was acted on before any gateway was heard
+        of, and has come as far as it was: that gateway would take its next version, not this one.
+        """
+        here, applied = self.position, beat.applied
+        if here is None or beat.position > here:
+            return True
+        return beat.position == here and applied is not None and applied != self.snapshot
 
     @property
     def next(self) -> Position:

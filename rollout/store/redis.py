@@ -18,6 +18,7 @@ from rollout.reach import Tls
 from rollout.snapshot import Heartbeat, Position, Sample, Snapshot
 from rollout.store.connection import connect, script
 from rollout.store.port import (
+    IDEMPOTENCY_TTL_S,
     KEPT_RECORDS,
     Applied,
     Behind,
@@ -34,7 +35,6 @@ from rollout.store.port import (
 )
 from rollout.trace import KEPT_POINTS, Point
 
-IDEMPOTENCY_TTL_S: Final = 86_400
 JOURNAL_LENGTH: Final = 1000
 BUDGET_MS: Final = 2000
 PATIENCE_S: Final = 0.5

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from rollout.feed import SILENT_S, Feed, FeedUnavailable
+from rollout.feed import Feed, FeedUnavailable
 from rollout.keys import Keys
-from rollout.layout import KEPT_KEYS, KEYS_TTL_S, label_keep_s
+from rollout.layout import KEPT_KEYS, KEYS_TTL_S, SILENT_S, label_keep_s
 from rollout.machine import begin, live
 from rollout.minutes import MINUTE_TTL_S
 from rollout.plan import DEFAULT_PLAN
