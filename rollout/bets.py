@@ -16,6 +16,7 @@ from typing import Final, Protocol
 from rollout import bounded
 from rollout.evidence import ln_e_minus, ln_e_plus
 from rollout.sequences import share_growth, share_interval
+from rollout.verdict import Per
 
 ALPHA_SHOWN: Final = 0.05
 """Intervals that are shown are 95 % confidence sequences."""
@@ -44,7 +45,7 @@ class Bet(Protocol):
         """The figure's unit: % or points."""
 
     @property
-    def per(self) -> str:
+    def per(self) -> Per:
         """What `size` counts."""
 
     @property
@@ -86,7 +87,7 @@ class Share:
     names: tuple[str, str]
     what: str
     t_opt: float
-    per: str = "requests"
+    per: Per = "requests"
     told: str = "%"
 
     @property
@@ -137,7 +138,7 @@ class Events:
     names: tuple[str, str, str]
     what: str
     t_opt: float
-    per: str = "requests"
+    per: Per = "requests"
     told: str = "%"
 
     @property
@@ -196,7 +197,7 @@ class Difference:
     above: bool
     names: tuple[str, str, str]
     what: str
-    per: str = "pairs"
+    per: Per = "pairs"
     told: str = "points"
 
     @property
@@ -262,7 +263,7 @@ class SplitDifference:
     above: bool
     names: tuple[str, str, str, str]
     what: str
-    per: str = "labelled requests"
+    per: Per = "labelled requests"
     told: str = "points"
 
     @property
@@ -332,7 +333,7 @@ class Floor:
     above: bool
     bins: tuple[int, ...]
     what: str
-    per: str = "pairs"
+    per: Per = "pairs"
     told: str = "%"
 
     @property

@@ -19,10 +19,10 @@ from rollout.explanation import Acted, Explanation, Gateways, Missing, Notice, T
 from rollout.freeze import frozen
 from rollout.machine import AuditEntry, Record, State
 from rollout.plan import Stage
-from rollout.snapshot import Heartbeat, Position
+from rollout.snapshot import HITS, Heartbeat, Position
 from rollout.tally import StageTally, percent
 from rollout.tick import Act, Move
-from rollout.verdict import Judgement, Verdict
+from rollout.verdict import Judgement, Per, Verdict
 from rollout.wording import count, span
 from rollout.wording import percent as written_percent
 
@@ -202,13 +202,16 @@ def _missing(seen: Situation, traffic: Traffic | None) -> Iterator[Missing]:
         yield Missing(
             check="minimum duration", quantity="seconds", needed=left, seconds=left, told=told
         )
-    if traffic is None:
+    if traffic is None or seen.figures is None:
         return
-    rates = _rates(stage, traffic)
-    least = {"requests": max(1, stage.min_requests), "pairs": stage.min_pairs}
-    for quantity, have in (("requests", traffic.requests), ("pairs", traffic.pairs)):
-        if have < least[quantity]:
-            yield _more(f"minimum {quantity}", quantity, least[quantity] - have, rates)
+    rates = _rates(stage, seen.figures, traffic.requests_per_s or 0.0)
+    minima: tuple[tuple[Per, int, int], ...] = (
+        ("requests", traffic.requests, max(1, stage.min_requests)),
+        ("pairs", traffic.pairs, stage.min_pairs),
+    )
+    for quantity, have, least in minima:
+        if have < least:
+            yield _more(f"minimum {quantity}", quantity, least - have, rates)
     for check in seen.judgement.gate.checks if seen.judgement else ():
         proof = check.evidence
         if check.kind != "INCONCLUSIVE" or not check.decides or proof is None:
@@ -222,20 +225,27 @@ def _missing(seen: Situation, traffic: Traffic | None) -> Iterator[Missing]:
             )
 
 
-def _rates(stage: Stage, traffic: Traffic) -> dict[str, float]:
-    """Give what comes in per second; where no pair was seen yet, the share that is mirrored."""
-    requests = traffic.requests_per_s or 0.0
-    each = requests / traffic.requests if traffic.requests else 0.0
+def _rates(stage: Stage, figures: StageTally, per_s: float) -> dict[Per, float]:
+    """Give what comes in per second; of what was not seen yet, the share that is intended.
+
+    No truth is intended: of labels only those that came tell how many come.
+    """
     mirrored = stage.weight if stage.mode == "shadow" else stage.shadow_sample
+    served = stage.weight if stage.mode == "ab" else 0.0
+    each = per_s / figures.requests if figures.requests else 0.0
+    candidate = figures.candidate.assigned
     return {
-        "requests": requests,
-        "pairs": each * traffic.pairs if traffic.pairs else requests * mirrored / 100,
-        "labels": each * traffic.labels,
+        "requests": per_s,
+        "candidate requests": each * candidate if candidate else per_s * served / 100,
+        "pairs": each * figures.pairs if figures.pairs else per_s * mirrored / 100,
+        "labelled requests": each * (figures.incumbent.labels + figures.candidate.labels),
+        "labelled candidate requests": each * figures.candidate.labels,
+        "labelled pairs": each * sum(figures.pair_hits[HITS[0]].values()),
     }
 
 
-def _more(check: str, quantity: str, needed: int, rates: Mapping[str, float]) -> Missing:
-    rate = rates.get(quantity, 0.0)
+def _more(check: str, quantity: Per, needed: int, rates: Mapping[Per, float]) -> Missing:
+    rate = rates[quantity]
     seconds = needed / rate if rate > 0 else None
     took = "never at this rate" if seconds is None else f"about {span(seconds)} at this rate"
     return Missing(

@@ -7,12 +7,14 @@ from typing import Literal
 
 from rollout.machine import State, Visit
 from rollout.snapshot import Arm, Frozen, Mode
-from rollout.verdict import Verdict
+from rollout.verdict import Per, Verdict
 
 Name = Literal[
     "store_lost", "no_leader", "no_gateway", "gateway_behind", "held_locally", "counts_dropped",
     "warm_up", "frozen", "no_traffic", "no_labels", "keyless",
 ]  # fmt: skip
+Quantity = Literal["seconds"] | Per
+"""What something is missing of."""
 
 
 class Notice(Frozen):
@@ -26,8 +28,7 @@ class Missing(Frozen):
     """What the gate waits for. `seconds` None: never at this rate, or nobody can say."""
 
     check: str
-    quantity: str
-    """seconds, requests, pairs or labels."""
+    quantity: Quantity
     needed: float | None
     """How many more; None where no decision is in sight yet."""
     seconds: float | None

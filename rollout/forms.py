@@ -19,6 +19,7 @@ from rollout.bets import Bet, Difference, Events, Share, SplitDifference
 from rollout.gates import QUANTILES, GuardMetric
 from rollout.plan import Plan, Stage
 from rollout.readings import Reading
+from rollout.verdict import Per
 
 _LEAST_T_OPT: Final = 20.0
 _CENTRE: Final = (0.01, 0.99)
@@ -162,7 +163,7 @@ def _budget_form(*, above: bool) -> Form:
 def relative(mark: str) -> Metric:
     """Compare the arms at a frozen quantile: the candidate over (1+d)x, the incumbent over x."""
 
-    def bet(share: float, per: str) -> Events:
+    def bet(share: float, per: Per) -> Events:
         return Events(
             share=share,
             ratio=1,
@@ -254,7 +255,7 @@ def target(k: int) -> Metric:
             names=("hit", "missed"),
             what=f"the candidate's Hit@{k}",
             t_opt=t_opt(stage),
-            per="labels",
+            per="labelled pairs" if stage.mode == "shadow" else "labelled candidate requests",
         )
 
     form = Form("rate", False, _always, bet, lambda reading, _plan: reading.hits(k))

@@ -8,13 +8,18 @@ broken, neither a good nor a bad figure may be believed.
 
 import math
 from dataclasses import dataclass
-from typing import Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from rollout.snapshot import Frozen
 
 Kind = Literal["PASS", "FAIL", "INCONCLUSIVE", "ERROR"]
+Per = Literal[
+    "requests", "candidate requests", "pairs", "labelled requests", "labelled candidate requests",
+    "labelled pairs",
+]  # fmt: skip
+"""What a test counts. By `unit: key` it is the first of each key."""
 SEVERITY: Final[tuple[Kind, ...]] = ("ERROR", "FAIL", "INCONCLUSIVE", "PASS")
 _SAID: Final[dict[Kind, str]] = {
     "ERROR": "held, because something cannot be measured",
@@ -24,6 +29,11 @@ _SAID: Final[dict[Kind, str]] = {
 }
 _LARGEST: Final = 700.0
 """exp of more overflows, and JSON knows no infinity."""
+
+
+def _formerly(per: object) -> object:
+    """Read records of a version that called the labels of the candidate's requests `labels`."""
+    return "labelled candidate requests" if per == "labels" else per
 
 
 class Evidence(Frozen):
@@ -52,8 +62,8 @@ class Evidence(Frozen):
     """The test and its hypothesis in words."""
     needed: int | None = None
     """How many more of `per` are projected to a decision; None where none is in sight."""
-    per: str = "requests"
-    """What `needed` counts: requests, pairs or labels."""
+    per: Annotated[Per, BeforeValidator(_formerly)] = "requests"
+    """What `needed` counts."""
 
 
 class Check(Frozen):

@@ -1,19 +1,21 @@
 """The explanation: every reason for which a rollout stands where it does, in words and figures."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+from judged import World, healthy, look
 
 from rollout.explain import Situation, explain
 from rollout.explanation import Explanation
 from rollout.freeze import Freeze
+from rollout.gates import Required
 from rollout.machine import AuditEntry, Detail, Event, Record, begin, step
 from rollout.plan import DEFAULT_PLAN, Plan
 from rollout.snapshot import DEFAULT_TIERS, Counter, Heartbeat, Position
 from rollout.tally import StageTally, tally
 from rollout.tick import Facts, Stay, tick
-from rollout.verdict import Check, Evidence, Judgement, Kind, Verdict, combine
+from rollout.verdict import Check, Evidence, Judgement, Kind, Per, Verdict, combine
 
 NOW = 10_000.0
 HERE = Position(1, 7)
@@ -40,7 +42,7 @@ def figures(requests: int = 0, pairs: int = 0, labels: int = 0, keyless: int = 0
     return tally(stage, {f"-|101-200|{name}": value for name, value in counts.items()})
 
 
-def proof(needed: int | None, per: str = "pairs") -> Evidence:
+def proof(needed: int | None, per: Per = "pairs") -> Evidence:
     return Evidence(
         metric="errors", stage="shadow-5", counts={"alike": 3}, ln_e=1.0, e_value=2.7,
         threshold=20.0, rule="a test", needed=needed, per=per,
@@ -224,3 +226,62 @@ def test_the_next_look_is_what_the_tick_would_do() -> None:
 def test_an_explanation_survives_its_json() -> None:
     seen = explain(situation(judgement=judged(evidence=proof(7))))
     assert Explanation.model_validate_json(seen.model_dump_json()) == seen
+
+
+ALL_MARKS = ("budget", "p50", "p95")
+
+
+def demanding(index: int, **changes: Any) -> Plan:
+    """A plan whose stage requires everything that it can measure."""
+    stages = list(DEFAULT_PLAN.stages)
+    able = [name for name in get_args(Required) if index or name != "errors"]
+    stages[index] = stages[index].model_copy(update={"require": tuple(able), **changes})
+    return Plan.model_validate(DEFAULT_PLAN.model_copy(update={"stages": tuple(stages)}))
+
+
+def small(plan: Plan, index: int, n: int) -> World:
+    """Too little of everything, and every kind of observation in it."""
+    stage = plan.stages[index]
+    world = healthy(stage, n)
+    fine = {"pair.over.p50.10": world.pairs // 4, "over.incumbent.p50": world.incumbent // 4}
+    hits = {"hit1.candidate": world.labels[1] * 4 // 10, "pair.hit1.11": world.pairs * 4 // 10}
+    return replace(world, more=fine | hits | {"pair.overlap10.40": world.pairs})
+
+
+def in_stage(plan: Plan, index: int) -> Record:
+    """A rollout of `plan` that has settled in one of its stages an hour ago."""
+    record = begun(plan)
+    for _ in range(index):
+        record = step(step(record, "promote", 6400.0), "settle", 6400.0)
+    return record
+
+
+def test_every_required_check_that_is_undecided_says_when_it_is_decided() -> None:
+    """Whatever a test counts comes in at some rate: the time to its end is never left out."""
+    seen: set[str] = set()
+    unpaired: dict[str, Any] = {"pair_hits": (0, 0, 0, 0)}
+    for index, changes in [*((index, {}) for index in range(4)), (2, unpaired)]:
+        plan = demanding(index, min_requests=500, min_pairs=300)
+        world = replace(small(plan, index, 400 if changes else 100), **changes)
+        judgement = look(world.seen(), plan=plan, marks=ALL_MARKS)
+        raw = {f"-|101-200|{name}": n for name, n in world.counts.items()}
+        figures_ = tally(plan.stages[index], raw)
+        found = explain(situation(in_stage(plan, index), judgement=judgement, figures=figures_))
+        undecided = [
+            check.name
+            for check in judgement.gate.checks
+            if check.decides and check.evidence and check.evidence.needed
+        ]
+        assert undecided, plan.stages[index].name
+        assert set(undecided) <= {need.check for need in found.missing}
+        for need in found.missing:
+            if need.needed is not None:
+                assert need.seconds is not None, (plan.stages[index].name, need)
+                assert "never" not in need.told
+                seen.add(need.quantity)
+    assert seen == {"seconds", *get_args(Per)}
+
+
+def test_an_evidence_of_a_former_version_is_read() -> None:
+    old = proof(7).model_dump() | {"per": "labels"}
+    assert Evidence.model_validate(old).per == "labelled candidate requests"
