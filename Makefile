@@ -89,7 +89,7 @@ $(VENV)/bin/python:
 		". Name another one: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.run: requirements/run.txt pyproject.toml $(wildcard backends/engine/native/*.[ch]) | $(VENV)/bin/python
+$(VENV)/.run: requirements/run.txt pyproject.toml $(wildcard backends/engine/native/*.[ch] backends/native/*.c) | $(VENV)/bin/python
 	$(PIP) $(TORCH_FROM) $(TORCH)
 	$(PIP) --require-hashes -r requirements/run.txt
 	$(PIP) --no-deps --editable .

@@ -63,10 +63,10 @@ def anew(vectors: Vectors) -> Vectors:
     return mapped
 
 
-def blocks(vectors: Vectors) -> Iterator[NDArray[Any]]:
+def blocks(rows: NDArray[Any]) -> Iterator[NDArray[Any]]:
     """Go through the rows, some at a time."""
-    for start in range(0, len(vectors), BLOCK):
-        yield vectors[start : start + BLOCK]
+    for start in range(0, len(rows), BLOCK):
+        yield rows[start : start + BLOCK]
 
 
 def _read_npz(path: Path) -> tuple[NDArray[Any], NDArray[Any], list[Path]]:

@@ -1,9 +1,11 @@
 """Which rows of a bank have the greatest inner product with a vector: two indexes of faiss.
 
-**Exact** compares with every row, as float32. **Approximate** is an inverted file: the rows, as
-float16, lie in lists around centroids, and a search looks into some of them. Both leave out
-the rows that they are told to leave out, whichever list these are in; where the lists that were
-looked into hold too few others, the approximate one looks into all.
+Both hold the rows as float16, half of what a search has to read, and score what they find again in
+float32. **Exact** compares with every row; how far a float16 score may lie from a float32 one is
+known, so it asks for more rows until no other can be among the best: its answer is that of float32.
+**Approximate** is an inverted file: the rows lie in lists around centroids, and a search looks into
+some of them. Both leave out the rows that they are told to leave out, whichever list these are in;
+where the lists that were looked into hold too few others, the approximate one looks into all.
 
 Rows are brought to length 1. Measured in `docs/adr/0003-the-banks-index-is-faiss.md`.
 """
@@ -11,7 +13,7 @@ Rows are brought to length 1. Measured in `docs/adr/0003-the-banks-index-is-fais
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 
 import faiss
 import numpy as np
@@ -23,6 +25,11 @@ from backends.protocol import DIMENSION, Floats
 Kind = Literal["exact", "approximate"]
 Rows = NDArray[np.int64]
 
+MORE: Final = 16
+"""Rows that the exact index is asked for beside the best: mostly enough to be sure of these."""
+SUMS: Final = 2 * DIMENSION * 2.0**-24
+"""How far two float32 sums of products of unit vectors may lie apart: twice n times half an ulp
+(Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.1)."""
 PROBED: Final = 12
 """One list in so many is looked into."""
 TRAINING_ROWS: Final = 64
@@ -31,29 +38,75 @@ TRAINING_ROUNDS: Final = 6
 
 
 @dataclass(frozen=True, slots=True)
+class LeftOut:
+    """What a search leaves out: `bits` has one for each row, 0 for those; `others` remain."""
+
+    bits: NDArray[np.uint8]
+    others: int
+
+    @classmethod
+    def of(cls, rows: Rows, size: int) -> Self:
+        """Leave these rows of `size` out."""
+        others = np.ones(size, np.bool_)
+        others[rows] = False
+        return cls(np.packbits(others, bitorder="little"), int(np.count_nonzero(others)))
+
+
+@dataclass(frozen=True, slots=True)
 class Index:
-    """A faiss index over unit rows; `lists` is 0 for the exact one."""
+    """A faiss index over unit rows; `lists` is 0 for the exact one.
+
+    `vectors` [N, 768] are the rows as the file has them. A row's score by the index lies within
+    `slack`, times the vector's length, of its score in float32.
+    """
 
     faiss: Any
+    vectors: Vectors
+    slack: float = 0.0
     lists: int = 0
     coarse: Any = None
     """What finds the nearest lists; `faiss` only points at it."""
 
-    def search(self, vector: Floats, k: int, left_out: Rows) -> tuple[Rows, Floats]:
+    def search(
+        self, vector: Floats, k: int, left_out: LeftOut | None = None
+    ) -> tuple[Rows, Floats]:
         """Find the `k` best rows, best first, and their inner products; none of `left_out`.
 
-        There must be as many: `k` is at most the rows without `left_out`.
+        Where fewer than `k` remain, there are fewer.
         """
-        scores, rows = self._search(vector, k, left_out, max(1, self.lists // PROBED))
-        if self.lists and rows[-1] < 0:  # too few in the lists that were looked into
-            scores, rows = self._search(vector, k, left_out, self.lists)
-        return rows, scores
+        remaining = len(self.vectors) if left_out is None else left_out.others
+        k = min(k, remaining)
+        if k == 0:
+            return np.empty(0, np.int64), np.empty(0, np.float32)
+        if self.lists:
+            _, rows = self._search(vector, k, left_out, max(1, self.lists // PROBED))
+            if rows[-1] < 0:  # too few in the lists that were looked into
+                _, rows = self._search(vector, k, left_out, self.lists)
+            return self._scored(vector, rows)
+        slack = self.slack * math.sqrt(vector @ vector)
+        asked = k + MORE
+        while True:
+            asked = min(asked, remaining)
+            rough, rows = self._search(vector, asked, left_out)
+            rows, scores = self._scored(vector, rows)
+            # No row that was not found has a greater rough score than the last.
+            if asked == remaining or scores[k - 1] >= rough[-1] + slack:
+                return rows[:k], scores[:k]
+            asked *= 4
 
-    def _search(self, vector: Floats, k: int, left_out: Rows, probed: int) -> tuple[Floats, Rows]:
+    def _scored(self, vector: Floats, rows: Rows) -> tuple[Rows, Floats]:
+        """Score rows in float32, and put the best first."""
+        parts = (self.vectors[part] for part in blocks(rows))
+        scores = np.concatenate([unit(part) @ vector for part in parts])
+        order = np.argsort(-scores, kind="stable")
+        return rows[order], scores[order]
+
+    def _search(
+        self, vector: Floats, k: int, left_out: LeftOut | None, probed: int = 0
+    ) -> tuple[Floats, Rows]:
         chosen: dict[str, Any] = {"nprobe": probed} if self.lists else {}
-        if left_out.size:
-            batch = faiss.IDSelectorBatch(left_out)
-            chosen["sel"] = faiss.IDSelectorNot(batch)
+        if left_out is not None:
+            chosen["sel"] = faiss.IDSelectorBitmap(left_out.bits)  # type: ignore[arg-type,call-arg]  # faiss/class_wrappers.py: an array
         kind = faiss.SearchParametersIVF if self.lists else faiss.SearchParameters
         scores, rows = self.faiss.search(vector[np.newaxis], k, params=kind(**chosen))
         return scores[0], rows[0]
@@ -82,10 +135,16 @@ def unit(vectors: NDArray[Any]) -> Floats:
 
 
 def _flat(vectors: Vectors) -> Index:
-    index = faiss.IndexFlatIP(DIMENSION)
+    index = faiss.IndexScalarQuantizer(
+        DIMENSION, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
+    )
+    farthest = 0.0
     for block in blocks(vectors):
-        index.add(unit(block))
-    return Index(index)
+        exact = unit(block)
+        index.add(exact)
+        kept = index.reconstruct_n(index.ntotal - len(exact), len(exact))
+        farthest = max(farthest, float(np.linalg.norm(exact - kept, axis=1).max()))
+    return Index(index, vectors, farthest + SUMS)
 
 
 def _inverted_file(vectors: Vectors) -> Index:
@@ -111,4 +170,4 @@ def _inverted_file(vectors: Vectors) -> Index:
                 number, rows.size, faiss.swig_ptr(rows), faiss.swig_ptr(codes.view(np.uint8))
             )
     index.ntotal = len(vectors)
-    return Index(index, lists, coarse)
+    return Index(index, vectors, lists=lists, coarse=coarse)

@@ -1,14 +1,14 @@
 """Contexts that the server has read before: the states that their prefixes left.
 
 A context that grew by one vector needs one step of the GRU, not five hundred, when the state after
-its prefix is still known. A prefix is known by the sha256 of its bytes, so that equal digests mean
-equal vectors in the same order from the same first one; clients choose the vectors, so nothing
-less will do.
+its prefix is still known. A prefix is known by the sha256 of its vectors' fingerprints
+(`backends/fingerprint.py`), so that equal digests mean equal vectors in the same order from the
+same first one; clients choose the vectors, so nothing less will do.
 
-Hashing is what a known context costs most, so a context is hashed once from end to end, and the
-digest is looked at only where it can be that of a known prefix. That is told by an **ending**: how
-many vectors a prefix has and the first numbers of its last one, in one word. Endings may collide,
-by chance or on purpose: that costs a look, never an answer.
+A context's fingerprints are hashed once from end to end, and the digest is looked at only where it
+can be that of a known prefix. That is told by an **ending**: how many vectors a prefix has and a
+part of the last one's fingerprint, in one word. Endings may collide: that costs a look, never an
+answer.
 
 The state after n vectors is kept under their digest, 8 KB each, the least recently used going first
 when a bound in bytes is reached. Continuing is exact: the engine's sums are the same ones.
@@ -29,12 +29,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.engine.port import State
-from backends.protocol import VECTOR_BYTES, Floats
+from backends.fingerprint import WORDS, Prints
 
 DIGEST: Final = 16
 """Bytes; 128 bits make a collision a matter of astronomy, by chance and on purpose."""
 OVERHEAD: Final = 512
 """Bytes of an entry beside its state: link, array header, places in both tables; measured."""
+PRINT_BYTES: Final = WORDS * 8
 _SPREAD: Final = np.uint64(0x9E3779B97F4A7C15)
 """2**64 by the golden ratio: a length times this differs from another's in all of its bits."""
 
@@ -58,21 +59,23 @@ class Known:
 NOTHING: Final = Known(0, None)
 
 
-def endings_of(vectors: Floats) -> NDArray[np.uint64]:
-    """Return for each prefix of `vectors` [n, 768] its ending [n]."""
-    words = np.ascontiguousarray(vectors[:, :2], "<f4").view(np.uint64)[:, 0]
-    return words ^ (np.arange(1, len(vectors) + 1, dtype=np.uint64) * _SPREAD)
+def endings_of(prints: Prints) -> NDArray[np.uint64]:
+    """Return for each prefix of vectors, given by their fingerprints [n, 4], its ending [n]."""
+    return prints[:, 0] ^ (np.arange(1, len(prints) + 1, dtype=np.uint64) * _SPREAD)
 
 
-def links_of(vectors: Floats, lengths: Iterable[int]) -> tuple[Link, ...]:
-    """Link the prefixes of `vectors` [n, 768] that have these lengths, ascending, from 1 to n."""
-    endings = endings_of(vectors)
-    bytes_ = np.ascontiguousarray(vectors, "<f4").data.cast("B")
+def links_of(prints: Prints, lengths: Iterable[int]) -> tuple[Link, ...]:
+    """Link the prefixes of vectors that have these lengths, ascending, from 1 to n.
+
+    `prints` [n, 4] are the vectors' fingerprints.
+    """
+    endings = endings_of(prints)
+    bytes_ = prints.data.cast("B")
     hashed = hashlib.sha256()
     links: list[Link] = []
     done = 0
     for length in lengths:
-        hashed.update(bytes_[done * VECTOR_BYTES : length * VECTOR_BYTES])
+        hashed.update(bytes_[done * PRINT_BYTES : length * PRINT_BYTES])
         done = length
         links.append(Link(hashed.digest()[:DIGEST], int(endings[length - 1]), length))
     return tuple(links)
@@ -103,15 +106,15 @@ class PrefixStates:
         """Bytes that the kept states take."""
         return self._bytes
 
-    def lengths(self, vectors: Floats) -> list[int]:
-        """Say which prefixes of `vectors` [n, 768] may be known, ascending; and n, which is last.
+    def lengths(self, prints: Prints) -> list[int]:
+        """Say which prefixes of n vectors may be known, ascending; and n, which is last.
 
-        One that is known is among them, and few others are.
+        `prints` [n, 4] are the vectors' fingerprints. A prefix that is known is among them, and few
+        others are.
         """
-        whole = len(vectors)
-        endings = endings_of(vectors[:-1]).tolist() if self._states else ()
         known = self._endings
-        return [*(place for place, end in enumerate(endings, 1) if end in known), whole]
+        endings = endings_of(prints[:-1]).tolist() if known else []
+        return [*[place for place, end in enumerate(endings, 1) if end in known], len(prints)]
 
     def longest(self, links: Sequence[Link]) -> Known:
         """Find the longest known prefix of a context; the last of `links` is that of all of it."""

@@ -30,8 +30,8 @@ from backends.predictor import Batch, Predictor, Question, Task
 from backends.protocol import Prediction, Request
 
 BATCH: Final = 16
-LONG_WINDOW: Final = 1024
-"""Vectors; hashing more than this, 3 MB, takes the loop too long."""
+LONG_CONTEXT: Final = 1024
+"""Vectors; looking through more than this, 3 MB, may take the loop too long."""
 LOOK_S: Final = 0.001
 """Between two looks at whether the company that a batch waits for has come."""
 
@@ -159,7 +159,7 @@ class Worker:
         timeout_s: float | None,
         mirrored: bool,
     ) -> Prediction:
-        self._ready()  # again: linking may have taken a while
+        self._ready()  # again: taking fingerprints may have taken a while
         task = predictor.prepare(question)
         self._metrics.prefix(predictor.prefix_outcome(task), task)
         deadline = None if timeout_s is None else began + timeout_s
@@ -266,11 +266,10 @@ def _trace(predictor: Predictor, jobs: Sequence[_Job], began: float, engine_s: f
 
 
 async def _question(predictor: Predictor, request: Request) -> Question:
-    """Link a request's window, a long one in another thread: hashing lets go of the lock."""
-    lengths = predictor.known_lengths(request)
-    if not lengths or request.length <= LONG_WINDOW:
-        return predictor.question(request, lengths)
-    return await asyncio.to_thread(predictor.question, request, lengths)
+    """Link a request's window; a long one's fingerprints are taken in another thread."""
+    if request.length <= LONG_CONTEXT:
+        return predictor.question(request, predictor.prints(request))
+    return predictor.question(request, await asyncio.to_thread(predictor.prints, request))
 
 
 def _stopping() -> StoppingError:

@@ -1,7 +1,7 @@
-"""The build's hook: compiles gru.c beside itself, once for each kind of processor.
+"""The build's hook: compiles gru.c beside itself, once for each kind of processor, and what hashes.
 
 Without a C compiler the package is built without the compiled engine, and says so: the torch
-engine, three times slower, then does its work.
+engine, three times slower, then does its work, and vectors are hashed by SHA-256.
 """
 
 import os
@@ -26,6 +26,7 @@ class NativeBuildHook(BuildHookInterface):  # type: ignore[misc]  # hatchling is
         """Compile what this machine's compiler can; called before files are collected."""
         del version
         folder = Path(self.root) / "backends" / "engine" / "native"
+        hashing = Path(self.root) / "backends" / "native" / "fingerprint.c"
         compiler = shlex.split(os.environ.get("CC", "")) or [shutil.which("cc") or ""]
         if not compiler[0]:
             self.app.display_warning("no C compiler (cc): built without the compiled engine")
@@ -34,15 +35,16 @@ class NativeBuildHook(BuildHookInterface):  # type: ignore[misc]  # hatchling is
         if platform.machine() in {"x86_64", "AMD64"}:
             variants |= {level: [f"-march={level}"] for level in X86_LEVELS}
         for variant, flags in variants.items():
-            self._compile([*compiler, *FLAGS, *flags], folder, f"gru-{variant}.so")
-        build_data["artifacts"].append("backends/engine/native/gru-*.so")
+            self._compile([*compiler, *FLAGS, *flags], folder / "gru.c", f"gru-{variant}.so")
+        self._compile([*compiler, *FLAGS], hashing, "fingerprint.so")
+        build_data["artifacts"] += ["backends/engine/native/gru-*.so", "backends/native/*.so"]
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{_platform()}"
 
-    def _compile(self, command: list[str], folder: Path, name: str) -> None:
-        partial = folder / f"{name}.partial"
+    def _compile(self, command: list[str], source: Path, name: str) -> None:
+        partial = source.with_name(f"{name}.partial")
         done = subprocess.run(  # noqa: S603 - the builder's own compiler
-            [*command, "-o", str(partial), str(folder / "gru.c"), "-lm"],
+            [*command, "-o", str(partial), str(source), "-lm"],
             capture_output=True,
             text=True,
             check=False,
@@ -50,7 +52,9 @@ class NativeBuildHook(BuildHookInterface):  # type: ignore[misc]  # hatchling is
         if done.returncode:
             self.app.display_warning(f"{name} was not built: {done.stderr.strip()[-500:]}")
             return
-        partial.replace(folder / name)  # whole or not at all, for a server that runs meanwhile
+        partial.replace(
+            source.with_name(name)
+        )  # whole or not at all, for a server that runs meanwhile
 
 
 def _platform() -> str:

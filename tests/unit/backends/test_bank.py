@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backends.bank import Bank, build, load
+from backends.bankindex import unit
 from backends.errors import BankError
+from backends.fingerprint import prints_of
 
 VECTORS = context(50)
 
@@ -31,7 +33,7 @@ def test_scores_are_with_the_banks_vectors_brought_to_length_1() -> None:
 
 def test_rows_equal_to_one_of_the_context_are_left_out() -> None:
     held = bank(VECTORS)
-    ids, _ = held.search(VECTORS[3], 50, exclude=np.stack([VECTORS[3], VECTORS[7]]))
+    ids, _ = held.search(VECTORS[3], 50, exclude=prints_of(VECTORS[[3, 7]]))
     assert len(ids) == 48
     assert not {1003, 1007} & set(ids.tolist())
 
@@ -39,13 +41,13 @@ def test_rows_equal_to_one_of_the_context_are_left_out() -> None:
 def test_a_vector_that_differs_in_one_bit_is_not_left_out() -> None:
     near = VECTORS[3].copy()
     near[0] = np.nextafter(near[0], np.float32(1))
-    ids, _ = bank(VECTORS).search(VECTORS[3], 1, exclude=near[np.newaxis])
+    ids, _ = bank(VECTORS).search(VECTORS[3], 1, exclude=prints_of(near[np.newaxis]))
     assert ids.tolist() == [1003]
 
 
 def test_all_copies_of_a_vector_are_left_out_together() -> None:
     twice = np.concatenate([VECTORS, VECTORS[:1]])
-    ids, _ = bank(twice).search(VECTORS[0], 51, exclude=VECTORS[:1])
+    ids, _ = bank(twice).search(VECTORS[0], 51, exclude=prints_of(VECTORS[:1]))
     assert not {1000, 1050} & set(ids.tolist())
     assert len(ids) == 49
 
@@ -53,7 +55,7 @@ def test_all_copies_of_a_vector_are_left_out_together() -> None:
 def test_where_fewer_than_k_remain_there_are_fewer_answers() -> None:
     held = bank(VECTORS)
     assert len(held.search(VECTORS[0], 1000)[0]) == 50
-    ids, scores = held.search(VECTORS[0], 10, exclude=VECTORS)
+    ids, scores = held.search(VECTORS[0], 10, exclude=prints_of(VECTORS))
     assert ids.shape == scores.shape == (0,)
 
 
@@ -118,7 +120,7 @@ def test_an_npy_file_is_mapped_and_its_ids_lie_beside_it(tmp_path: Path, kind: A
     path, beside = tmp_path / "bank.npy", tmp_path / "bank.ids.npy"
     np.save(path, VECTORS.astype(kind))
     rows = load(path)
-    assert isinstance(rows.lookup.vectors, np.memmap)
+    assert isinstance(rows.index.vectors, np.memmap)
     assert rows.identity == hashlib.sha256(path.read_bytes()).hexdigest()
     seventh = VECTORS.astype(kind)[7].astype(np.float32)
     assert rows.find(seventh) == 7
@@ -176,6 +178,26 @@ def test_zero_and_minus_zero_are_two_values() -> None:
     assert (held.find(vectors[3]), held.find(vectors[4])) == (1003, 1004)
 
 
+NEAR = VECTORS[:1] + np.float32(2e-5) * context(300, seed=7)
+
+
+@given(st.integers(1, 301), st.sets(st.integers(0, 349)), st.sampled_from([0.01, 1.0, 30.0]))
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_neighbours_are_the_exact_ones_where_float16_cannot_tell_them_apart(
+    k: int, others: set[int], length: float
+) -> None:
+    rows = np.concatenate([NEAR, VECTORS])
+    held = bank(rows, first_id=0)
+    query = context(1, seed=8)[0] * np.float32(length)
+    products = unit(rows) @ query
+    products[sorted(others)] = -np.inf
+    left = min(k, len(rows) - len(others))
+    ids, scores = held.search(query, k, prints_of(rows[sorted(others)]))
+    assert len(set(ids.tolist()) - others) == len(ids) == left
+    np.testing.assert_allclose(scores, np.sort(products)[::-1][:left], rtol=0, atol=1e-6 * length)
+    np.testing.assert_allclose(scores, products[ids], rtol=0, atol=1e-6 * length)
+
+
 # --- the approximate index ------------------------------------------------------------------------
 
 MANY = (context(40, seed=4).repeat(150, axis=0) + 0.5 * context(6000, seed=5)).astype(np.float16)
@@ -211,7 +233,7 @@ def test_the_approximate_index_leaves_the_context_out_and_answers_in_full(
 ) -> None:
     near = both[1]
     rows = [*range(place * 150, place * 150 + 150), *others]  # all that lies near, and more
-    ids, scores = near.search(MANY[place * 150].astype(np.float32), k, MANY[rows].astype("f4"))
+    ids, scores = near.search(MANY[place * 150].astype(np.float32), k, prints_of(MANY[rows]))
     assert not set(rows) & set(ids.tolist())
     assert len(set(ids.tolist())) == len(scores) == k
 
@@ -219,7 +241,7 @@ def test_the_approximate_index_leaves_the_context_out_and_answers_in_full(
 def test_a_bank_of_one_vector_has_an_approximate_index_too() -> None:
     alone = build(VECTORS[:1], np.array([5]), "x", "approximate")
     assert alone.search(VECTORS[3], 10)[0].tolist() == [5]
-    assert alone.search(VECTORS[3], 10, VECTORS[:1])[0].size == 0
+    assert alone.search(VECTORS[3], 10, prints_of(VECTORS[:1]))[0].size == 0
 
 
 def test_a_missing_bank_is_refused_by_name(tmp_path: Path) -> None:

@@ -3,19 +3,23 @@ from backend_samples import context
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backends.fingerprint import Prints, prints_of
 from backends.prefix import NOTHING, OVERHEAD, Known, Link, PrefixStates, endings_of, links_of
-from backends.protocol import Floats
 
 STATE = np.zeros((4, 512), np.float32)
 COST = STATE.nbytes + OVERHEAD
 
 
-def linked(states: PrefixStates, vectors: Floats) -> tuple[Link, ...]:
-    return links_of(vectors, states.lengths(vectors))
+def prints(length: int, seed: int = 0) -> Prints:
+    return prints_of(context(length, seed))
+
+
+def linked(states: PrefixStates, known: Prints) -> tuple[Link, ...]:
+    return links_of(known, states.lengths(known))
 
 
 def test_a_link_stands_for_all_vectors_up_to_its_own_and_their_order() -> None:
-    vectors = context(5)
+    vectors = prints(5)
     whole = links_of(vectors, range(1, 6))
     assert whole[:3] == links_of(vectors[:3], range(1, 4))
     assert whole[1::3] == links_of(vectors, (2, 5))
@@ -28,11 +32,12 @@ def test_a_single_bit_of_the_first_vector_changes_every_link() -> None:
     vectors = context(4)
     other = vectors.copy()
     other[0, 0] = np.nextafter(other[0, 0], np.float32(2))
-    assert not set(links_of(vectors, range(1, 5))) & set(links_of(other, range(1, 5)))
+    links = (set(links_of(prints_of(one), range(1, 5))) for one in (vectors, other))
+    assert not set.intersection(*links)
 
 
 def test_the_longest_known_prefix_leaves_a_vector_to_read() -> None:
-    vectors = context(6)
+    vectors = prints(6)
     states = PrefixStates(10 * COST)
     assert states.longest(linked(states, vectors)) == NOTHING
     for link in links_of(vectors, (2, 4, 6)):
@@ -43,7 +48,7 @@ def test_the_longest_known_prefix_leaves_a_vector_to_read() -> None:
 
 
 def test_a_prefix_that_ends_as_a_known_one_does_is_looked_at_and_not_taken() -> None:
-    vectors, other = context(6, 1), context(6, 2)
+    vectors, other = prints(6, 1), prints(6, 2)
     other[3] = vectors[3]
     states = PrefixStates(10 * COST)
     states.keep(links_of(vectors, [4])[0], STATE)
@@ -62,7 +67,7 @@ def test_what_is_found_is_the_longest_of_all_that_is_kept(
     kept: list[tuple[int, int]], which: int, length: int, room: int
 ) -> None:
     # Contexts that begin alike and part after three vectors.
-    contexts = [np.concatenate([context(3, 9), context(5, seed)]) for seed in range(3)]
+    contexts = [np.concatenate([prints(3, 9), prints(5, seed)]) for seed in range(3)]
     states = PrefixStates(room * COST)
     order: list[bytes] = []
     for one, size in kept:
@@ -78,7 +83,7 @@ def test_what_is_found_is_the_longest_of_all_that_is_kept(
 
 
 def test_the_least_recently_used_state_goes_first() -> None:
-    contexts = [context(3, seed) for seed in (1, 2, 3)]
+    contexts = [prints(3, seed) for seed in (1, 2, 3)]
     one, two, three = (links_of(vectors, [1])[0] for vectors in contexts)
     states = PrefixStates(2 * COST)
     states.keep(one, STATE)
