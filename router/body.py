@@ -9,8 +9,8 @@ Used on one event loop; nothing here is locked.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -126,5 +126,11 @@ class Question:
         Without the client's id and routing key, which are the gateway's affair, and for at least
         the ten neighbours that labels are judged by.
         """
-        top_k = max(self.terms.top_k, KEPT_NEIGHBORS)
-        return write_head(replace(self.terms, id=None, key=None, top_k=top_k))
+        terms = self.terms
+        return _head(terms.length, max(terms.top_k, KEPT_NEIGHBORS), terms.exclude_context)
+
+
+@lru_cache(maxsize=1024)
+def _head(length: int, top_k: int, exclude_context: bool) -> bytes:
+    """Write it. Contexts of one length have the same, but for a few that ask for something else."""
+    return write_head(Terms(length, top_k=top_k, exclude_context=exclude_context))

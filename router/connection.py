@@ -16,6 +16,7 @@ from typing import Final, cast
 import httptools
 
 from backends.content import KIB, MIB
+from backends.protocol import HEADER_LENGTH
 from router.body import Piece
 
 Stream = Callable[[], AsyncIterator[Piece]]
@@ -26,8 +27,16 @@ MOST_ANSWER: Final = 64 * MIB
 """Bytes of a body that is read."""
 MOST_HEADERS: Final = 64 * KIB
 """Bytes of an answer's headers."""
+COPIED: Final = 64 * KIB
+"""Bytes that are sooner copied than handed to the system in pieces."""
 _FIRST_FINAL: Final = 200
 _SWITCHING: Final = 101
+
+_NAMES: Final = {
+    name.encode(): name
+    for name in ("connection", "content-length", "content-type", HEADER_LENGTH, "x-request-id")
+}
+"""Names as servers of ours write them."""
 
 
 class TransportError(Exception):
@@ -52,7 +61,8 @@ class Connection(asyncio.Protocol):
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
-        self._parser: httptools.HttpResponseParser
+        # For all answers: a connection whose answer did not end as it should is not used again.
+        self._parser = httptools.HttpResponseParser(self)
         self._answer: asyncio.Future[Reply] | None = None
         self._keep = True
         self._gone = False
@@ -86,7 +96,6 @@ class Connection(asyncio.Protocol):
         if self._transport is None or self._gone:
             raise TransportError("the connection is closed")
         self._forget()
-        self._parser = httptools.HttpResponseParser(self)
         answer: asyncio.Future[Reply] = self._loop.create_future()
         self._answer = answer
         try:
@@ -94,7 +103,7 @@ class Connection(asyncio.Protocol):
                 self._transport.write(head)
                 return await self._stream(body, answer)
             if isinstance(body, tuple):
-                self._transport.writelines([head, *body])
+                self._write(head, body)
             else:
                 self._transport.write(head + body if body else head)
             return await answer
@@ -103,6 +112,13 @@ class Connection(asyncio.Protocol):
             raise
         finally:
             self._answer = None
+
+    def _write(self, head: bytes, body: tuple[Piece, ...]) -> None:
+        transport = cast("asyncio.Transport", self._transport)
+        if sum(map(len, body)) <= COPIED:
+            transport.write(b"".join((head, *body)))
+        else:
+            transport.writelines([head, *body])
 
     async def _stream(self, body: Stream, answer: "asyncio.Future[Reply]") -> Reply:
         sending = asyncio.create_task(self._send(body))
@@ -183,7 +199,10 @@ class Connection(asyncio.Protocol):
         self._head += len(name) + len(value)
         if self._head > MOST_HEADERS:
             raise TransportError(f"the headers are longer than {MOST_HEADERS // KIB} KiB")
-        self._headers.setdefault(name.decode("latin-1").lower(), value.decode("latin-1"))
+        known = _NAMES.get(name)
+        if known is None:
+            known = name.decode("latin-1").lower()
+        self._headers.setdefault(known, value.decode("latin-1"))
 
     def on_headers_complete(self) -> None:
         """Take the status."""

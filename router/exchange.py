@@ -4,15 +4,13 @@ Into an UpstreamError with its kind when the replica failed, into a RefusedError
 the request itself is wrong.
 """
 
-import asyncio
-import contextlib
-import math
 from collections.abc import Mapping
 from typing import Any, Final, NoReturn
 
 import orjson
 
 from backends import tracing
+from router.deadlines import Limit
 from router.errors import (
     RefusedError,
     UpstreamConnectionError,
@@ -21,44 +19,13 @@ from router.errors import (
     UpstreamTimeoutError,
 )
 from router.fleet import Replica
-from router.transport import Content, Reply, TransportError
+from router.transport import Content, Reply, TransportError, write_lines
 
 CLIENT_FAULTS: Final = frozenset({400, 413, 422})
 """What a backend may say about a request. Other 4xx (404, 415, 429) are not the client's fault."""
 MOST_RETRY_AFTER_S: Final = 60
 MOST_DIGITS: Final = 9
 _OK: Final = 200
-
-
-class Limit:
-    """A timeout over all tries of a request, that may be set anew while it runs."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self._ends = self._now() + seconds
-        self._timeout: asyncio.Timeout | None = None
-
-    @property
-    def left(self) -> float:
-        """Seconds that are left."""
-        return self._ends - self._now()
-
-    def running(self) -> asyncio.Timeout:
-        """Bound what is done in this context, which raises TimeoutError."""
-        self._timeout = asyncio.timeout_at(self._ends if self.seconds < math.inf else None)
-        return self._timeout
-
-    def reset(self, seconds: float) -> None:
-        """Give it `seconds` from now on, unless it is over."""
-        self.seconds = seconds
-        self._ends = self._now() + seconds
-        if self._timeout is not None and not self._timeout.expired():
-            with contextlib.suppress(RuntimeError):  # it has ended in time
-                self._timeout.reschedule(self._ends)
-
-    @staticmethod
-    def _now() -> float:
-        return asyncio.get_running_loop().time()
 
 
 async def exchange(
@@ -68,30 +35,48 @@ async def exchange(
     path: str,
     *,
     limit: Limit,
-    headers: Mapping[str, str] | None,
-    body: Content | None,
+    headers: Mapping[str, str] | bytes = b"",
+    body: Content | None = None,
     shadow: bool,
 ) -> Reply:
     """Send one request and read its answer, all within `limit`.
 
-    Raises UpstreamTimeoutError, UpstreamConnectionError, UpstreamStatusError, RefusedError.
+    `headers` as `Transport.send` takes them. Raises UpstreamTimeoutError, UpstreamConnectionError,
+    UpstreamStatusError, RefusedError.
     """
+    if not tracing.is_on():
+        return await _exchange(arm, replica, method, path, limit, headers, body)
     where = replica.address
     with tracing.calling(method, where.host, where.port, path, arm=arm, shadow=shadow) as span:
-        try:
-            async with limit.running():
-                reply = await replica.send(method, path, {**(headers or {}), **span.headers}, body)
-        except TimeoutError as error:
-            raise UpstreamTimeoutError(
-                f"the {arm} backend did not answer within {max(limit.seconds, 0):.3f} s"
-            ) from error
-        except TransportError as error:
-            raise UpstreamConnectionError(
-                f"the connection to the {arm} backend failed: {error}"
-            ) from error
-        span.answered(reply.status)
-        if reply.status != _OK:
-            _refuse(arm, reply)
+        traced = write_lines(span.headers)
+        lines = headers if isinstance(headers, bytes) else write_lines(headers)
+        return await _exchange(arm, replica, method, path, limit, lines + traced, body, span)
+
+
+async def _exchange(
+    arm: str,
+    replica: Replica,
+    method: str,
+    path: str,
+    limit: Limit,
+    headers: Mapping[str, str] | bytes,
+    body: Content | None,
+    span: tracing.Traced = tracing.NOTHING,
+) -> Reply:
+    try:
+        with limit:
+            reply = await replica.send(method, path, headers, body)
+    except TimeoutError as error:
+        raise UpstreamTimeoutError(
+            f"the {arm} backend did not answer within {max(limit.seconds, 0):.3f} s"
+        ) from error
+    except TransportError as error:
+        raise UpstreamConnectionError(
+            f"the connection to the {arm} backend failed: {error}"
+        ) from error
+    span.answered(reply.status)
+    if reply.status != _OK:
+        _refuse(arm, reply)
     return reply
 
 

@@ -49,7 +49,7 @@ class Replica:
         return f"<Replica {self.number} {self.url}, {self.load} under way, {self.breaker}>"
 
     async def send(
-        self, method: str, path: str, headers: Mapping[str, str], body: Content | None
+        self, method: str, path: str, headers: Mapping[str, str] | bytes, body: Content | None
     ) -> Reply:
         """Send one request, and count it while it is under way. Raises TransportError."""
         self.load += 1

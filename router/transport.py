@@ -20,7 +20,7 @@ from typing import Final
 from router.address import Address
 from router.connection import Connection, Content, Reply, Stream, TransportError
 
-__all__ = ["Content", "Reply", "Stream", "Transport", "TransportError"]
+__all__ = ["Content", "Reply", "Stream", "Transport", "TransportError", "write_lines"]
 
 IDLE_S: Final = 15.0
 """How long an unused connection is kept: less than servers do."""
@@ -61,14 +61,18 @@ class Transport:
         self,
         method: str,
         path: str,
-        headers: Mapping[str, str],
+        headers: Mapping[str, str] | bytes,
         body: Content | None,
     ) -> Reply:
         """Send one request and read its answer. Raises TransportError.
 
-        A stream's length stands in `headers`.
+        A stream's length stands in `headers`. Headers that are written already (`write_lines`) are
+        all that there are: the body's length is among them.
         """
-        await self._enter()
+        if self._free and not self._waiting and not self._closed:
+            self._free -= 1
+        else:
+            await self._enter()
         try:
             connection = self._kept() or await self._connect()
             reply = await connection.ask(_head(self._address, method, path, headers, body), body)
@@ -159,30 +163,36 @@ def _head(
     address: Address,
     method: str,
     path: str,
-    headers: Mapping[str, str],
+    headers: Mapping[str, str] | bytes,
     body: Content | None,
 ) -> bytes:
     """Write a request's head. Raises ValueError for a header that would be more than one."""
-    lines = [_first(address, method, path)]
-    lines.extend(f"{name}: {value}" for name, value in headers.items())
+    first = _first(address, method, path)
+    if isinstance(headers, bytes):
+        return b"%b%b\r\n" % (first, headers)
+    own = b""
     if body is not None and not callable(body) and "content-length" not in headers:
         size = len(body) if isinstance(body, bytes) else sum(map(len, body))
-        lines.append(f"content-length: {size}")
-    text = "\r\n".join(lines)
-    breaks = len(lines)  # one of them in the first line's own two
-    if text.count("\n") != breaks or text.count("\r") != breaks:
-        raise ValueError(f"a header of {method} {path} holds a line break")
-    return text.encode("latin-1") + b"\r\n\r\n"
+        own = b"content-length: %d\r\n" % size
+    return b"%b%b%b\r\n" % (first, write_lines(headers), own)
+
+
+def write_lines(headers: Mapping[str, str]) -> bytes:
+    """Write header lines. Raises ValueError for a value that would be more than one."""
+    text = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    if text.count("\n") != len(headers) or text.count("\r") != len(headers):
+        raise ValueError(f"a header of {', '.join(headers)} holds a line break")
+    return text.encode("latin-1")
 
 
 @functools.lru_cache(maxsize=256)
-def _first(address: Address, method: str, path: str) -> str:
-    """Write what every request to one path begins with."""
+def _first(address: Address, method: str, path: str) -> bytes:
+    """Write what every request to one path begins with: its line, and the host."""
     host = f"[{address.host}]" if ":" in address.host else address.host
     named = "localhost" if address.socket is not None else host
     port = f":{address.port}" if address.port else ""
     prefix = "" if address.socket is not None else _prefix(address)
-    return f"{method} {prefix}{path} HTTP/1.1\r\nhost: {named}{port}"
+    return f"{method} {prefix}{path} HTTP/1.1\r\nhost: {named}{port}\r\n".encode("latin-1")
 
 
 def _prefix(address: Address) -> str:

@@ -13,6 +13,7 @@ since its client saw none; the metrics tell of it.
 """
 
 import asyncio
+import functools
 import math
 import random
 import time
@@ -27,6 +28,7 @@ from backends import answer, protocol
 from backends.idruns import IdRuns
 from backends.protocol import TIMEOUT_HEADER, Floats, Prediction, ProtocolError
 from router.body import Piece, Question
+from router.deadlines import Deadlines, Limit
 from router.errors import (
     LateBodyError,
     RefusedError,
@@ -36,16 +38,23 @@ from router.errors import (
     UpstreamStatusError,
     UpstreamTimeoutError,
 )
-from router.exchange import Limit, document, exchange
+from router.exchange import document, exchange
 from router.fleet import Arm, Models, Replica
 from router.metrics import Metrics
 from router.record import Attempt
 from router.retries import Policy, Retried, is_safe, pause
-from router.transport import Content, Reply, Stream
+from router.transport import Reply, Stream
 
 PROBE_S: Final = 2.0
 LIST_S: Final = 10.0
 _MODEL: Final = f"/v2/models/{protocol.MODEL}"
+_INFER: Final = f"{_MODEL}/infer"
+_HEADERS: Final = (
+    "content-type: application/octet-stream\r\n"
+    f"content-length: %d\r\n{protocol.HEADER_LENGTH}: %d\r\nx-request-id: %b\r\n"
+).encode()
+_SHADOW: Final = f"{protocol.SHADOW_HEADER}: 1\r\n".encode()
+_TIMEOUT: Final = f"{TIMEOUT_HEADER}: %d\r\n".encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +104,15 @@ class Upstream:
         random: Callable[[], float] = random.random,
     ) -> None:
         self._shadow = shadow
-        self._marks = {protocol.SHADOW_HEADER: "1"} if shadow else {}
+        self._marks = (_SHADOW if shadow else b"") + _HEADERS
+        self._deadlines = Deadlines()
         self._metrics = metrics
         self._models = models or Models()
         self._policy = Policy(retries=0) if shadow else policy or Policy()
         self._clock = clock
         self._random = random
+        # `labels` itself costs more than observing. There are as many as series.
+        self._seconds = functools.cache(metrics.upstream_seconds.labels) if metrics else None
         self._arms = {
             name: Arm(
                 name,
@@ -142,8 +154,8 @@ class Upstream:
             attempt = Attempt(arm, self._clock() - started, error=error)
         else:
             attempt = Attempt(arm, answer.seconds, prediction=answer.prediction)
-        if self._metrics is not None:
-            self._metrics.upstream_seconds.labels(arm, attempt.outcome).observe(attempt.seconds)
+        if self._seconds is not None:
+            self._seconds(arm, attempt.outcome).observe(attempt.seconds)
         return attempt
 
     async def infer(
@@ -165,11 +177,11 @@ class Upstream:
         started = self._clock()
         fleet = self._arm(arm)
         body = question.body
-        limit = Limit(patience.left(started, whole=body.whole))
+        limit = self._deadlines.limit(patience.left(started, whole=body.whole))
         if not body.whole:
             body.when_whole(lambda: limit.reset(patience.left(self._clock(), whole=True)))
             try:
-                async with limit.running():
+                with limit:
                     await fleet.admit(body)
             except TimeoutError:
                 raise _late_body() from None
@@ -246,25 +258,17 @@ class Upstream:
         """Send the question to one replica, and note how that ends."""
         question, body = call.question, call.question.body
         left_s = call.limit.left
-        headers = {
-            "content-type": "application/octet-stream",
-            "content-length": str(len(question.head) + body.size),
-            protocol.HEADER_LENGTH: str(len(question.head)),
-            **self._marks,
-            "x-request-id": call.request_id,
-        }
-        if left_s < math.inf:
-            headers[TIMEOUT_HEADER] = str(max(1, math.floor(1e3 * left_s)))
         replica.breaker.sent()
         try:
-            reply = await self._send(
-                arm,
+            reply = await exchange(
+                arm.name,
                 replica,
                 "POST",
-                f"{_MODEL}/infer",
+                _INFER,
                 limit=call.limit,
-                headers=headers,
+                headers=self._headers(question, call.request_id, left_s),
                 body=_content(question),
+                shadow=self._shadow,
             )
             prediction = _prediction(arm.name, reply)
         except UpstreamTimeoutError as error:
@@ -285,6 +289,14 @@ class Upstream:
         arm.answered(replica, self._clock())
         self._models.note(arm.name, replica.url, prediction.checkpoint, prediction.bank)
         return prediction
+
+    def _headers(self, question: Question, request_id: str, left_s: float) -> bytes:
+        """Write a question's header lines; `request_id` is one of ours."""
+        head = len(question.head)
+        lines = self._marks % (head + question.body.size, head, request_id.encode())
+        if left_s < math.inf:
+            lines += _TIMEOUT % max(1, math.floor(1e3 * left_s))
+        return lines
 
     def _count_retry(self, arm: Arm, outcome: Retried) -> None:
         if self._metrics is not None:
@@ -358,15 +370,13 @@ class Upstream:
         return identity
 
     async def _probe(self, arm: str, replica: Replica, path: str) -> Reply:
-        return await self._send(self._arm(arm), replica, "GET", path, limit=Limit(PROBE_S))
+        return await self._send(self._arm(arm), replica, "GET", path, PROBE_S)
 
     async def _ask(
         self, arm: str, method: str, path: str, timeout_s: float, body: bytes | None = None
     ) -> Reply:
         """Ask a replica that is well something besides a prediction."""
-        return await self._send(
-            self._arm(arm), self._well(arm), method, path, limit=Limit(timeout_s), body=body
-        )
+        return await self._send(self._arm(arm), self._well(arm), method, path, timeout_s, body=body)
 
     async def _send(
         self,
@@ -374,18 +384,17 @@ class Upstream:
         replica: Replica,
         method: str,
         path: str,
+        timeout_s: float,
         *,
-        limit: Limit,
-        headers: Mapping[str, str] | None = None,
-        body: Content | None = None,
+        body: bytes | None = None,
     ) -> Reply:
         return await exchange(
             arm.name,
             replica,
             method,
             path,
-            limit=limit,
-            headers=headers,
+            limit=self._deadlines.limit(timeout_s),
+            headers={},
             body=body,
             shadow=self._shadow,
         )
