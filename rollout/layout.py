@@ -1,5 +1,6 @@
 """A gateway's batch, laid out for flush.lua and label.lua, which document the order. Pure."""
 
+import functools
 from collections import Counter as Multiset
 from collections.abc import Iterator
 from typing import Final, NamedTuple
@@ -10,7 +11,16 @@ from rollout import background
 from rollout.background import BACKGROUND_TTL_S, HOUR, field_of
 from rollout.keys import Keys
 from rollout.minutes import MINUTE_S, MINUTE_TTL_S, label_slot, slot_width
-from rollout.snapshot import ALL_MINUTES, KEPT_SAMPLES, Batch, Cell, Observation, Pending, metric_of
+from rollout.snapshot import (
+    ALL_MINUTES,
+    KEPT_SAMPLES,
+    Batch,
+    Cell,
+    Observation,
+    Pending,
+    Role,
+    metric_of,
+)
 
 SEQUENCE_TTL_S: Final = 86_400
 SILENT_S: Final = 3600
@@ -83,11 +93,14 @@ class _Layout:
             for where, prefix in self._cells(cell):
                 for counter, by in counters.items():
                     sums[where, f"{prefix}|{counter}"] += by
-        for one in self._batch.pending:
-            if one.cell is not None:
-                for where, prefix in self._label_cells(one, one.cell):
-                    for counter in one.awaited:
-                        sums[where, f"{prefix}|{counter}"] += 1
+        awaited = Multiset(
+            (one.cell, one.label_window_s, one.awaited) for one in self._batch.pending
+        )
+        for (label_cell, window_s, names), by in awaited.items():
+            if label_cell is not None:
+                for where, prefix in self._label_cells(label_cell, window_s):
+                    for counter in names:
+                        sums[where, f"{prefix}|{counter}"] += by
         return sums
 
     def _firsts(self) -> Iterator[tuple[str | int, ...]]:
@@ -101,7 +114,7 @@ class _Layout:
             told = self._place(self._keys.pending(one.request_id))
             for counter in one.awaited:
                 seen = Observation(one.cell, metric_of(counter), one.key, (counter,))
-                yield self._first(seen, self._label_cells(one, one.cell), told)
+                yield self._first(seen, self._label_cells(one.cell, one.label_window_s), told)
 
     def _first(
         self, seen: Observation, cells: tuple[tuple[int, str], ...], told: int = 0
@@ -128,11 +141,11 @@ class _Layout:
             (self._place(minute.key, MINUTE_TTL_S), minute.cell),
         )
 
-    def _label_cells(self, one: Pending, cell: Cell) -> tuple[tuple[int, str], ...]:
-        total, slot = label_places(cell, one.label_window_s, self._keys)
+    def _label_cells(self, cell: Cell, window_s: float) -> tuple[tuple[int, str], ...]:
+        total, slot = label_places(cell, window_s, self._keys)
         return (
             (self._place(total.key), total.cell),
-            (self._place(slot.key, label_keep_s(one.label_window_s)), slot.cell),
+            (self._place(slot.key, label_keep_s(window_s)), slot.cell),
         )
 
 
@@ -170,13 +183,20 @@ def opened(pending: Pending, keys: Keys) -> str:
     cell = pending.cell
     if cell is None:
         return "{"
-    totals, slot = label_places(cell, pending.label_window_s, keys)
+    top = {role: list(map(str, ids)) for role, ids in pending.top.items()}
+    opening = _opening(cell, pending.label_window_s, pending.assigned, keys)
+    return f'{opening},"top":{orjson.dumps(top).decode()}'
+
+
+@functools.lru_cache(maxsize=256)
+def _opening(cell: Cell, label_window_s: float, assigned: Role | None, keys: Keys) -> str:
+    """Write what the pending labels of one cell have in common."""
+    totals, slot = label_places(cell, label_window_s, keys)
     return orjson.dumps(
         {
             "totals": totals._asdict(),
             "slot": slot._asdict(),
-            "keep_s": label_keep_s(pending.label_window_s),
-            "assigned": pending.assigned,
-            "top": {role: [str(id_) for id_ in ids] for role, ids in pending.top.items()},
+            "keep_s": label_keep_s(label_window_s),
+            "assigned": assigned,
         }
     ).decode()[:-1]

@@ -17,9 +17,11 @@ reads them alone, and nothing has to be folded. Whoever wants the totals without
 subtracts those.
 """
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated, Final, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
@@ -196,7 +198,7 @@ class Sample(Frozen):
     top: dict[Role, tuple[int, ...]]
 
 
-class Pending(Frozen):
+class Pending(NamedTuple):
     """A request whose truth may still arrive: the first ten ids of every arm that answered.
 
     `cell` is None for a request outside any rollout: its label is accepted and counts nowhere.
@@ -207,8 +209,8 @@ class Pending(Frozen):
     """When it was admitted, in Unix seconds."""
     cell: Cell | None = None
     assigned: Role | None = None
-    top: dict[Role, tuple[int, ...]] = Field(default_factory=dict)
-    label_window_s: float = Field(default=LABEL_WINDOW_S, gt=0)
+    top: Mapping[Role, tuple[int, ...]] = MappingProxyType({})
+    label_window_s: float = LABEL_WINDOW_S
     """The rollout's `Live.label_window_s`: so long after its admission the request is forgotten."""
     key: str | None = None
     """Where the routing key is the unit: a keyed digest of it."""
@@ -412,6 +414,7 @@ def share_bin(value: float) -> int:
 STRATUM_BORDERS: Final = (100, 200, 350, 500)
 
 
+@functools.lru_cache(maxsize=4096)
 def stratum(length: int) -> str:
     """The context-length bucket of a request: `<=100`, `101-200`, `201-350`, `351-500`, `>500`."""
     low = 0

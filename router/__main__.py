@@ -42,6 +42,7 @@ IDENTIFY_S: Final = 10.0
 LAST_FLUSH_S: Final = 2.0
 RESTART_S: Final = 1.0
 CANCEL_S: Final = 0.1
+NAMES: Final = 256
 
 log = structlog.stdlib.get_logger("router")
 
@@ -265,8 +266,22 @@ def _say_who_may(settings: Settings) -> None:
         )
 
 
-def _new_request_id() -> str:
-    return request_id(time.time_ns() // 1_000_000, os.urandom(RANDOM_BYTES))
+class _Names:
+    """Names requests. The system's random bytes are fetched for many at once."""
+
+    def __init__(self) -> None:
+        self._random = b""
+        self._at = 0
+
+    def __call__(self) -> str:
+        if self._at >= len(self._random):
+            self._random, self._at = os.urandom(RANDOM_BYTES * NAMES), 0
+        random = self._random[self._at : self._at + RANDOM_BYTES]
+        self._at += RANDOM_BYTES
+        return request_id(time.time_ns() // 1_000_000, random)
+
+
+_new_request_id: Final = _Names()
 
 
 def _version() -> str:

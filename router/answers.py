@@ -1,7 +1,8 @@
 """What the endpoints that predict answer: headers and bodies of what became of a request. Pure."""
 
 import functools
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Final
 
 import orjson
 
@@ -20,7 +21,7 @@ _JSON: Final = b"content-type: application/json\r\n"
 def of_infer(outcome: Outcome, prediction: Prediction, terms: Terms) -> Answer:
     """Answer in the Open Inference Protocol v2, in the form that `terms` ask for."""
     message = answer.write_answer(prediction, terms, extra={"arm": outcome.arm})
-    return Answer(OK, routing(outcome) + _lines(message.headers), message.body)
+    return Answer(OK, routing(outcome) + _known_lines(tuple(message.headers.items())), message.body)
 
 
 def of_predict(
@@ -102,7 +103,12 @@ def _routing(
     return _lines(headers)
 
 
-def _lines(headers: "dict[str, str] | Any") -> bytes:
+@functools.lru_cache(maxsize=1024)
+def _known_lines(headers: tuple[tuple[str, str], ...]) -> bytes:
+    return _lines(dict(headers))
+
+
+def _lines(headers: Mapping[str, str]) -> bytes:
     """Write header lines. Raises ValueError for a value that would be more than one."""
     lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
     text = "".join(lines)

@@ -24,10 +24,11 @@ decided about them: overridden ones, requests without a routing key where keys a
 stay with the incumbent until the candidate has everything), and all requests while `held`.
 """
 
+import functools
 import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from rollout.snapshot import BUCKETS, Live, Role, Snapshot, Tier
 
@@ -59,8 +60,7 @@ class Reason(StrEnum):
     """Longer than every tier of the table, and the policy is to reject."""
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """Where one request goes. `role`, `live` and `fallback` are None outside a rollout's scope."""
 
     arm: str
@@ -136,11 +136,18 @@ def bucket(salt: str, unit: str) -> int:
 
     The salt is BLAKE2b's key (RFC 7693); one of more than 64 bytes is hashed first.
     """
+    hashing = _keyed(salt).copy()
+    hashing.update(unit.encode(errors="surrogatepass"))
+    return int.from_bytes(hashing.digest(), "big") % BUCKETS
+
+
+@functools.lru_cache(maxsize=64)
+def _keyed(salt: str) -> hashlib.blake2b:
+    """Begin to hash with a salt. There are a few at any time."""
     key = salt.encode()
     if len(key) > hashlib.blake2b.MAX_KEY_SIZE:
         key = hashlib.blake2b(key).digest()
-    digest = hashlib.blake2b(unit.encode(errors="surrogatepass"), digest_size=8, key=key).digest()
-    return int.from_bytes(digest, "big") % BUCKETS
+    return hashlib.blake2b(digest_size=8, key=key)
 
 
 def within(salt: str, unit: str, percent: float) -> bool:

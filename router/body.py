@@ -9,8 +9,7 @@ Used on one event loop; nothing here is locked.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 import numpy as np
 
@@ -22,6 +21,8 @@ Piece = bytes | memoryview
 
 class Body:
     """`size` bytes of tensor, little-endian float32, row-major, of which `arrived` are there."""
+
+    __slots__ = ("_cut", "_pieces", "_waiting", "_when_whole", "arrived", "size")
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -52,8 +53,9 @@ class Body:
         """Append what has arrived."""
         self._pieces.append(piece)
         self.arrived += len(piece)
-        self._wake()
-        if self.whole:
+        if self._waiting:
+            self._wake()
+        if self._when_whole and self.whole:
             for call in self._when_whole:
                 call()
             self._when_whole.clear()
@@ -107,19 +109,21 @@ class Body:
         self._waiting.clear()
 
 
-@dataclass(frozen=True, eq=False)
 class Question:
     """What backends are asked: the terms, and the floats that belong to them."""
 
-    terms: Terms
-    body: Body
+    __slots__ = ("body", "length", "terms")
+
+    def __init__(self, terms: Terms, body: Body) -> None:
+        self.terms = terms
+        self.body = body
+        self.length = terms.length
+        """Vectors in the context."""
+
+    def __repr__(self) -> str:
+        return f"<Question of {self.length} vectors, {self.body}>"
 
     @property
-    def length(self) -> int:
-        """Vectors in the context."""
-        return self.terms.length
-
-    @cached_property
     def head(self) -> bytes:
         """The JSON that stands before the tensor, the same for every attempt.
 

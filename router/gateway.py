@@ -21,9 +21,9 @@ them from one place.
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 from backends.protocol import Prediction
 from rollout.snapshot import Position, Snapshot
@@ -50,8 +50,7 @@ CANDIDATE_SHARE: Final = 0.5
 """Of the time that is left, what an arm with a fallback may use."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What became of a request. `answered` is the client's answer, or the last error."""
 
     admission: Admission
@@ -150,9 +149,8 @@ class Gateway:
         prediction, most = settled.answered.prediction, question.terms.top_k
         if prediction is None or prediction.ids.size <= most:
             return outcome
-        return replace(
-            outcome, answered=replace(settled.answered, prediction=_trim(prediction, most))
-        )
+        trimmed = settled.answered._replace(prediction=_trim(prediction, most))
+        return outcome._replace(answered=trimmed)
 
     def _decide(
         self, question: Question, admission: Admission, snapshot: Snapshot, override: str | None
@@ -234,10 +232,9 @@ class Gateway:
         self, question: Question, outcome: Outcome, *, seconds: float, copied: bool
     ) -> None:
         admission, decision = outcome.admission, outcome.decision
-        self._metrics.requests.labels(
-            outcome.arm, decision.reason, status_class(outcome.status)
-        ).inc()
-        self._metrics.request_seconds.labels(outcome.arm).observe(seconds)
+        arm = outcome.arm
+        self._metrics.requests_of(arm, decision.reason, status_class(outcome.status)).inc()
+        self._metrics.request_seconds_of(arm).observe(seconds)
         self._observe(
             question,
             admission,

@@ -1,6 +1,6 @@
 """What the gateway measures beside its HTTP requests. Labels come from closed sets."""
 
-from functools import partial
+from functools import cache, partial
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
@@ -95,6 +95,8 @@ class Metrics:
             ("arm", "reason", "status"),
             registry=registry,
         )
+        # `labels` itself costs more than counting. There are as many as series.
+        self.requests_of = cache(self.requests.labels)
         self.request_seconds = Histogram(
             "gateway_request_seconds",
             "From a prediction request's headers to its answer, by who answered",
@@ -102,6 +104,7 @@ class Metrics:
             buckets=SECONDS,
             registry=registry,
         )
+        self.request_seconds_of = cache(self.request_seconds.labels)
         self.upstream_seconds = Histogram(
             "gateway_upstream_seconds",
             "One attempt of one arm on behalf of a client, by outcome",

@@ -13,9 +13,8 @@ did. A pair whose request both arms refuse is one where no arm failed and nothin
 
 from collections import Counter as Multiset
 from collections.abc import Mapping
-from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from backends.comparison import cosine, overlap, rank_biased_overlap
 from backends.protocol import KEPT_NEIGHBORS, Prediction
@@ -43,8 +42,7 @@ _OVERLAPS: Final[tuple[tuple[Literal["overlap1", "overlap5", "overlap10"], int],
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Admission:
+class Admission(NamedTuple):
     """A request's name and clocks, taken when its headers had arrived."""
 
     request_id: str
@@ -54,8 +52,7 @@ class Admission:
     """Monotonic seconds."""
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(NamedTuple):
     """What one arm made of one request: a prediction or an error, after `seconds`."""
 
     arm: str
@@ -79,8 +76,7 @@ class Attempt:
         return top_of(self.prediction) if self.prediction else ()
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One request in scope of a rollout, when its client has got its answer or its error."""
 
     admission: Admission
@@ -102,8 +98,7 @@ class Record:
     """The client's routing key."""
 
 
-@dataclass(frozen=True, slots=True)
-class Passing:
+class Passing(NamedTuple):
     """One answered request that the tier table alone decided about."""
 
     admission: Admission
@@ -128,8 +123,7 @@ class Passing:
         return {background.REQUESTS: 1, background.waited(self.seconds): 1, **keyed}
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
+class Pair(NamedTuple):
     """One request that both arms tried."""
 
     admission: Admission
@@ -185,20 +179,26 @@ def observation_of(
     Histograms are left out: they are for display, which counts requests.
     """
     digest = key_digest(live, key)
+    if digest is None:
+        return None
     counters = tuple(name for name in counts if not name.startswith(_HISTOGRAMS))
-    return Observation(cell, metric, digest, counters) if digest and counters else None
+    return Observation(cell, metric, digest, counters) if counters else None
 
 
 def counts_of(record: Record) -> Multiset[str]:
     """Fold a record into increments."""
+    counts: Multiset[str] = Multiset()
     if record.overridden:
-        return Multiset((Counter.OVERRIDDEN,))
+        counts[Counter.OVERRIDDEN] = 1
+        return counts
     if record.keyless:
-        return Multiset((Counter.KEYLESS,))
+        counts[Counter.KEYLESS] = 1
+        return counts
     if not record.counted:
-        return Multiset()
+        return counts
     role = record.assigned
-    counts = Multiset((Counter.assigned(role), Counter.latency(role, record.seconds)))
+    counts[Counter.assigned(role)] = 1
+    counts[Counter.latency(role, record.seconds)] = 1
     if record.failure:
         counts[Counter.error(role, record.failure)] += 1
     if record.fell_back:

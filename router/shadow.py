@@ -15,7 +15,7 @@ without it.
 import asyncio
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import structlog
 
@@ -33,8 +33,7 @@ DRAIN_S: Final = 3.0
 log = structlog.stdlib.get_logger("router")
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(NamedTuple):
     """What the client's side of a mirrored request came to."""
 
     assigned: Attempt

@@ -5,7 +5,6 @@ bounded all the same, and what a full spool turns away is counted in `dropped`. 
 size that a store takes in a moment: a script that runs long holds up everybody.
 """
 
-from collections import Counter as Multiset
 from collections.abc import Mapping
 from itertools import islice
 from typing import Final
@@ -35,7 +34,7 @@ class Spool:
         self._max_pending = max_pending
         self._max_observations = max_observations
         self._max_known = max_known
-        self._counts: dict[Cell, Multiset[str]] = {}
+        self._counts: dict[Cell, dict[str, int]] = {}
         self._samples: list[Sample] = []
         self._pending: list[Pending] = []
         self._observations: list[Observation] = []
@@ -58,10 +57,14 @@ class Spool:
         """Add increments to a cell."""
         if not counts:
             return
-        if cell not in self._counts and len(self._counts) >= self._max_cells:
-            self.dropped += sum(counts.values())
-            return
-        self._counts.setdefault(cell, Multiset()).update(counts)
+        held = self._counts.get(cell)
+        if held is None:
+            if len(self._counts) >= self._max_cells:
+                self.dropped += sum(counts.values())
+                return
+            held = self._counts[cell] = {}
+        for name, by in counts.items():  # a Counter's `update` costs ten times as much
+            held[name] = held.get(name, 0) + by
 
     def sample(self, sample: Sample) -> bool:
         """Keep a sample, while there is room; whether there was. They are a selection anyway."""
@@ -96,8 +99,7 @@ class Spool:
         if not len(self):
             return None
         counts = {
-            cell: dict(self._counts.pop(cell))
-            for cell in list(islice(self._counts, CELLS_PER_BATCH))
+            cell: self._counts.pop(cell) for cell in list(islice(self._counts, CELLS_PER_BATCH))
         }
         batch = Batch(
             boot,

@@ -20,7 +20,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import orjson
 
@@ -57,16 +57,14 @@ _SHADOW: Final = f"{protocol.SHADOW_HEADER}: 1\r\n".encode()
 _TIMEOUT: Final = f"{TIMEOUT_HEADER}: %d\r\n".encode()
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """A backend's prediction, and how long the arm took over it, in seconds."""
 
     prediction: Prediction
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Patience:
+class Patience(NamedTuple):
     """How long an attempt may take. Its own time begins when all floats have arrived."""
 
     deadline: float = math.inf

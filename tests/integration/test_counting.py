@@ -78,7 +78,7 @@ def histories(draw: st.DrawFn) -> tuple[float, list[Batch | tuple[str, int]]]:
                 )
             ),
             pending=tuple(
-                one.model_copy(update={"request_id": next(names)})
+                one._replace(request_id=next(names))
                 for one in draw(st.lists(awaited(now), max_size=3))
             ),
             observations=tuple(draw(st.lists(observations(minute), max_size=3))),

@@ -70,9 +70,9 @@ def snapshot(version: int) -> Snapshot:
 
 
 def pending(assigned: Role = "candidate", **top: tuple[int, ...]) -> Pending:
-    return Pending.model_validate(
-        {"request_id": "q1", "at": time.time(), "cell": CELL, "assigned": assigned, "top": top}
-    )
+    roles: tuple[Role, ...] = ("incumbent", "candidate")
+    by_role = {role: top[role] for role in roles if role in top}
+    return Pending(request_id="q1", at=time.time(), cell=CELL, assigned=assigned, top=by_role)
 
 
 async def counts(redis: Redis, feed: Feed, one: Pending, target: int) -> dict[str, str]:
@@ -294,7 +294,7 @@ async def test_a_pending_label_is_kept_for_its_window(feed: Feed, redis: Redis) 
 async def test_a_label_after_the_window_of_its_request_counts_nowhere(
     feed: Feed, redis: Redis
 ) -> None:
-    late = pending(candidate=(3,)).model_copy(update={"at": time.time() - 3601})
+    late = pending(candidate=(3,))._replace(at=time.time() - 3601)
     await feed.flush(Batch("b", 1, {}, pending=(late,)))  # it had waited for the store
     assert await feed.label("q1", 3) == "unknown"
     assert redis.hgetall(TOTALS) == {"-|101-200|due.candidate": "1"}
@@ -338,10 +338,8 @@ async def test_of_a_key_only_the_first_observation_of_a_metric_counts_as_a_first
 async def test_of_a_keys_labels_only_that_of_its_first_awaited_request_counts_as_a_first(
     feed: Feed, redis: Redis
 ) -> None:
-    alone = pending(incumbent=(3,)).model_copy(update={"key": "k1"})
-    both = pending(incumbent=(3,), candidate=(3,)).model_copy(
-        update={"key": "k1", "request_id": "q2"}
-    )
+    alone = pending(incumbent=(3,))._replace(key="k1")
+    both = pending(incumbent=(3,), candidate=(3,))._replace(key="k1", request_id="q2")
     await feed.flush(Batch("b", 1, {}, pending=(alone, both)))
     assert [await feed.label(name, 3) for name in ("q2", "q1", "q1")] == [
         "counted",
