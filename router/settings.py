@@ -10,8 +10,8 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from backends.access import exposed
 from backends.content import KIB, MIB
+from backends.guarded import GuardedSettings
 from backends.wire import Limits
 from rollout.reach import StoreSettings
 from rollout.snapshot import DEFAULT_TIERS, Arm, Snapshot, Tier, check_tiers
@@ -37,14 +37,13 @@ Replicas = Annotated[
 ]
 
 
-class Settings(StoreSettings):
+class Settings(StoreSettings, GuardedSettings):
     """Frozen settings of one gateway. A wrong one is refused at birth."""
 
     model_config = SettingsConfigDict(
         env_prefix="ROUTER_", frozen=True, extra="forbid", validate_by_name=True
     )
 
-    host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(
         default=8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one."
     )
@@ -70,18 +69,6 @@ class Settings(StoreSettings):
     )
     poll_s: float = Field(default=1.0, gt=0, description="Seconds between looks at the store.")
     flush_s: float = Field(default=0.25, gt=0, description="Seconds between reports to the store.")
-    keys_file: Path | None = Field(
-        default=None,
-        description="File of API keys, read again when it changes; without one, everybody who "
-        "reaches the gateway may do everything.",
-    )
-    open: bool = Field(
-        default=False,
-        description="Listen on an address that other machines reach although there are no keys.",
-    )
-    open_metrics: bool = Field(
-        default=False, description="Whether /metrics needs no key where keys are on."
-    )
     head_timeout_s: float = Field(
         default=10.0, gt=0, description="Seconds in which a request's headers must be whole."
     )
@@ -168,18 +155,6 @@ class Settings(StoreSettings):
         for arm, addresses in self.backends.items():
             if len(set(addresses)) != len(addresses):
                 raise ValueError(f"ROUTER_BACKENDS names a replica of {arm} twice")
-        return self
-
-    @model_validator(mode="after")
-    def _guarded(self) -> Self:
-        reason = exposed(
-            self.host,
-            has_keys=self.keys_file is not None,
-            is_open=self.open,
-            what="ROUTER_KEYS_FILE, or ROUTER_OPEN=true",
-        )
-        if reason:
-            raise ValueError(reason)
         return self
 
     @property

@@ -20,59 +20,72 @@ _out = Console(highlight=False)
 _err = Console(stderr=True, highlight=False)
 
 
+PlanFile = Annotated[
+    Path | None,
+    typer.Argument(help="A YAML file; without one the default plan.", exists=True, dir_okay=False),
+]
+Scenarios = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--scenario",
+        "-s",
+        help=f"What is the matter; may be repeated, or `all`. By default {', '.join(USUAL)}.",
+        show_default=False,
+    ),
+]
+Listing = Annotated[bool, typer.Option("--list", help="List the scenarios, and stop.")]
+Replicates = Annotated[
+    int, typer.Option("--replicates", "-n", min=1, help="Rollouts per scenario.")
+]
+Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same figures.")]
+Rps = Annotated[float, typer.Option(min=0.001, help="Requests per second in the plan's scope.")]
+BaseError = Annotated[
+    float, typer.Option(min=0, max=100, help="Percent that fail at the incumbent.")
+]
+CandidateError = Annotated[
+    float | None,
+    typer.Option(min=0, max=100, help="Percent that fail at the candidate, in every scenario."),
+]
+BaseHit = Annotated[
+    float, typer.Option(min=0, max=100, help="The incumbent's Hit@k in percent (gate_hit).")
+]
+CandidateHit = Annotated[
+    float | None, typer.Option(min=0, max=100, help="The candidate's, in every scenario.")
+]
+Slower = Annotated[
+    float | None,
+    typer.Option(min=-99, help="Percent by which the candidate is slower, in every scenario."),
+]
+Labelled = Annotated[
+    float, typer.Option(min=0, max=100, help="Percent of the answers that get a truth.")
+]
+Looks = Annotated[int, typer.Option(min=2, help="Looks of the controller per stage.")]
+Processes = Annotated[
+    int | None, typer.Option(min=1, help="By default as many as processors.", show_default=False)
+]
+Plot = Annotated[
+    Path | None, typer.Option(help="Draw the figures into this file: .svg, .png or .pdf.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")]
+
+
 def simulate(
-    plan: Annotated[
-        Path | None,
-        typer.Argument(
-            help="A YAML file; without one the default plan.", exists=True, dir_okay=False
-        ),
-    ] = None,
-    scenario: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--scenario",
-            "-s",
-            help=f"What is the matter; may be repeated, or `all`. By default {', '.join(USUAL)}.",
-            show_default=False,
-        ),
-    ] = None,
-    list_: Annotated[bool, typer.Option("--list", help="List the scenarios, and stop.")] = False,
-    replicates: Annotated[
-        int, typer.Option("--replicates", "-n", min=1, help="Rollouts per scenario.")
-    ] = 200,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same figures.")] = 1,
-    rps: Annotated[
-        float, typer.Option(min=0.001, help="Requests per second in the plan's scope.")
-    ] = 20.0,
-    base_error: Annotated[
-        float, typer.Option(min=0, max=100, help="Percent that fail at the incumbent.")
-    ] = 0.1,
-    candidate_error: Annotated[
-        float | None,
-        typer.Option(min=0, max=100, help="Percent that fail at the candidate, in every scenario."),
-    ] = None,
-    base_hit: Annotated[
-        float, typer.Option(min=0, max=100, help="The incumbent's Hit@k in percent (gate_hit).")
-    ] = 59.3,
-    candidate_hit: Annotated[
-        float | None, typer.Option(min=0, max=100, help="The candidate's, in every scenario.")
-    ] = None,
-    slower: Annotated[
-        float | None,
-        typer.Option(min=-99, help="Percent by which the candidate is slower, in every scenario."),
-    ] = None,
-    labelled: Annotated[
-        float, typer.Option(min=0, max=100, help="Percent of the answers that get a truth.")
-    ] = 95.0,
-    looks: Annotated[int, typer.Option(min=2, help="Looks of the controller per stage.")] = 16,
-    processes: Annotated[
-        int | None,
-        typer.Option(min=1, help="By default as many as processors.", show_default=False),
-    ] = None,
-    plot: Annotated[
-        Path | None, typer.Option(help="Draw the figures into this file: .svg, .png or .pdf.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    plan: PlanFile = None,
+    scenario: Scenarios = None,
+    list_: Listing = False,
+    replicates: Replicates = 200,
+    seed: Seed = 1,
+    rps: Rps = 20.0,
+    base_error: BaseError = 0.1,
+    candidate_error: CandidateError = None,
+    base_hit: BaseHit = 59.3,
+    candidate_hit: CandidateHit = None,
+    slower: Slower = None,
+    labelled: Labelled = 95.0,
+    looks: Looks = 16,
+    processes: Processes = None,
+    plot: Plot = None,
+    as_json: AsJson = False,
 ) -> None:
     """Simulate a plan: how often it would be wrong, and after how many requests it decides.
 
