@@ -29,7 +29,7 @@ demo: $(VENV)/.run ## walk a rollout from 5 % shadow to 100 %, and write demo-re
 	$(BIN)/turnout demo
 
 test: $(VENV)/.test ## the suite to run at every change: unit, integration, end to end
-	$(BIN)/python -m pytest -m "not browser" -n auto --dist loadfile
+	$(BIN)/python -m pytest -m "not browser" -n auto --dist loadfile --no-loadscope-reorder
 
 test-browser: $(VENV)/.test ## the report in headless Chromium (Debian: chromium, chromium-driver)
 	$(BIN)/python -m pytest -m browser

@@ -6,11 +6,11 @@ from pydantic import Field
 
 from rollout.errors import RolloutError
 from rollout.forecast import Forecast
-from rollout.judge import Verdict
 from rollout.machine import Approval, Command, Event, Hold, Record, State, Visit, commands, live
 from rollout.plan import Plan
 from rollout.snapshot import Arm, Frozen, Heartbeat, Mode, Position, Tier
 from rollout.tally import StageTally
+from rollout.verdict import Verdict
 
 Verb = Literal[
     "start", "retry", "advance", "promote", "approve", "pause", "resume", "abort", "undo"

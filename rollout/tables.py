@@ -7,11 +7,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from rollout.judge import Verdict
 from rollout.orders import RolloutStatus, Status
 from rollout.quantities import duration
 from rollout.snapshot import HITS
 from rollout.tally import Quantiles, RoleTally, StageTally
+from rollout.verdict import Verdict
 from rollout.wording import count, milliseconds, percent, span
 
 COLOURS: Final = {"PASS": "green", "FAIL": "bold red", "INCONCLUSIVE": "yellow", "ERROR": "red"}

@@ -5,11 +5,11 @@ from typing import Final, Self
 
 from rollout.errors import Conflict
 from rollout.forecast import Forecast
-from rollout.judge import Verdict
 from rollout.machine import AuditEntry, Record, live, tiers_after
 from rollout.orders import By, Order, Result
 from rollout.snapshot import Frozen, Position, Snapshot, Tier
 from rollout.store.port import Change, Lease, Stored
+from rollout.verdict import Verdict
 
 UNCHANGED: Final = "nothing was changed"
 UNKNOWN: Final = "unknown"

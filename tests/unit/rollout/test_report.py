@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections import defaultdict
 from collections.abc import Mapping
 from html.parser import HTMLParser
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from example_rollout import START, example
 
+from rollout import charts
 from rollout.document import Model
 from rollout.narrative import UNIDENTIFIED, UNTRAINED
 from rollout.page import Figures
@@ -38,6 +40,12 @@ def report(given: ReportInput) -> Report:
 @pytest.fixture(scope="module")
 def html(report: Report) -> str:
     return render_html(report)
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the charts out, which take a second or two: for what the words alone say."""
+    monkeypatch.setattr(charts, "draw", lambda _: defaultdict(list))
 
 
 class Page(HTMLParser):
@@ -119,6 +127,7 @@ def test_untrained_weights_are_told_before_any_figure(report: Report, html: str)
     assert html.index("untrained weights:") < html.index('id="summary"')
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_trained_weights_carry_no_notice() -> None:
     report = build(example(trained=True, requests=200))
     assert report.notice is None
@@ -146,6 +155,7 @@ def test_a_rollout_without_any_counts_shows_no_data_and_no_zero_rates(given: Rep
     assert "No request in scope was counted." in report.summary
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_running_rollout_says_which_stages_it_has_not_reached() -> None:
     report = build(example(state="running", stages=2, requests=300))
     assert [stage.reached for stage in report.stages] == [True, True, False, False]
