@@ -48,6 +48,7 @@ def load(settings: Settings) -> Predictor:
         seed=settings.seed,
         threads=settings.threads,
         device=settings.device,
+        precision=settings.precision,
     )
     predictor = Predictor(
         engine=made.engine,

@@ -175,6 +175,7 @@ class Predictor:
             "bank_size": self.bank.size,
             "engine": engine.name,
             "weights_type": engine.weights,
+            "precision": engine.precision,
             "device": engine.device,
             "threads": engine.threads,
         }

@@ -42,6 +42,12 @@ class Settings(BaseSettings):
         default="auto",
         description="What runs the model; auto: compiled if it was built, else torch.",
     )
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="What the GRU's products are made in. bfloat16 needs the compiled engine and a "
+        "processor with AVX512_BF16, and a server that has neither does not start; its answers are "
+        "others: judge it by `make bench-backends` or `turnout evaluate` first.",
+    )
     device: Literal["cpu", "cuda"] = Field(
         default="cpu", description="Where the model runs; cuda needs a CUDA build of torch."
     )

@@ -1,4 +1,6 @@
-"""The compiled engine: the whole model on the CPU by way of native/gru.c, float32 throughout.
+"""The compiled engine: the whole model on the CPU by way of native/gru.c.
+
+All of it is float32, but for the GRU's products where `precision` is bfloat16 (native/dots.h).
 
 Here is what surrounds the kernel: weights are packed once; a batch is laid out step after step,
 longest context first; threads are handed their parts; the head, which runs once a context, is a few
@@ -6,6 +8,7 @@ products and numpy. Agreement with torch is a test.
 """
 
 import ctypes
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,14 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.engine import library
-from backends.engine.packing import Packed, by_unit, pack
-from backends.engine.port import Capabilities, Piece, Reading, State
+from backends.engine.packing import Kind, Packed, by_unit, pack
+from backends.engine.port import Capabilities, Piece, Precision, Reading, State
 from backends.protocol import Floats
 from backends.shape import DIMENSION, HIDDEN, LAYERS
 from backends.weights import Weights
 
 _WORTH_SHARING: Final = 8
 """Steps from which waking other threads costs less than they save."""
+_KEPT_BYTES: Final = 40 << 20
+"""The largest array that is kept for the next batch: 16 windows of 500 vectors need 33 MB."""
 _SHORTEST: Final = np.float32(1e-12)
 """torch.nn.functional.normalize's: what a shorter vector is divided by."""
 
@@ -39,26 +44,48 @@ class _Held:
 class _Layout:
     """Where a batch's vectors stand: see the head of gru.c.
 
-    `order` [B]: pieces, longest first. `counts` [steps]: rows of a step. `rows` [total]: for each
-    packed row its vector among the pieces' vectors, one piece after the other in `order`. `last`
-    [B]: the packed row at which each piece, in `order`, ends.
+    `order` [B]: pieces, longest first. `counts` [steps]: rows of a step. `begins` [steps]: the
+    packed row at which a step begins; row b of it is of piece b in `order`. `last` [B]: the packed
+    row at which each piece, in `order`, ends.
     """
 
     order: list[int]
     counts: NDArray[np.int32]
-    rows: NDArray[np.intp]
+    begins: NDArray[np.intp]
     last: NDArray[np.int32]
+
+
+class _Rooms:
+    """Memory that every batch needs, kept: what is new each time costs a page fault a page."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, Floats] = {}
+
+    def take(self, name: str, *shape: int) -> Floats:
+        """Give an array of this shape, not cleared: the one of that name that was there before."""
+        size = math.prod(shape)
+        held = self._held.get(name)
+        if held is None or held.size < size:
+            held = np.empty(size, dtype=np.float32)
+            if held.nbytes <= _KEPT_BYTES:
+                self._held[name] = held
+        return held[:size].reshape(shape)
 
 
 class CompiledEngine:
     """Runs weights through the compiled kernel on `threads` threads.
 
-    Raises EngineUnavailableError where there is no kernel for this machine.
+    Raises EngineUnavailableError where there is no kernel for this machine, or none that makes
+    products in `precision`.
     """
 
-    def __init__(self, weights: Weights, *, threads: int) -> None:
+    def __init__(self, weights: Weights, *, threads: int, precision: Precision = "float32") -> None:
         self._kernel, variant = library.load()
+        if precision == "bfloat16":
+            library.check_dots(variant)
+        self._dots = precision == "bfloat16"
         self._kept: list[_Held] = []
+        self._rooms = _Rooms()
         self._threads = threads
         self._others = ThreadPoolExecutor(max(1, threads - 1), thread_name_prefix="engine-part")
         arrays = weights.arrays
@@ -71,7 +98,10 @@ class CompiledEngine:
             name=f"compiled-{variant}",
             device="cpu",
             threads=threads,
-            weights="float32" if any(held.packed.wide for held in self._kept) else "bfloat16",
+            weights="float32"
+            if Kind.WHOLE in {held.packed.kind for held in self._kept}
+            else "bfloat16",
+            precision=precision,
             ragged=True,
         )
 
@@ -83,14 +113,13 @@ class CompiledEngine:
     def run(self, pieces: Sequence[Piece]) -> list[Reading]:
         """Read the pieces as one ragged batch."""
         layout = lay_out([len(piece.vectors) for piece in pieces])
-        vectors = np.concatenate([pieces[i].vectors for i in layout.order], dtype=np.float32)
         before = np.zeros((LAYERS, len(pieces), HIDDEN), dtype=np.float32)
         for place, i in enumerate(layout.order):
             state = pieces[i].state
             if state is not None:
                 before[:, place] = state
         with np.errstate(all="ignore"):  # what is not finite is the caller's to see
-            after = self._walk(self._normalized(vectors[layout.rows], self._norm), before, layout)
+            after = self._walk(self._laid_out(pieces, layout), before, layout)
             lasts = np.stack([pieces[i].vectors[-1] for i in layout.order])
             predicted = _unit(lasts + self._delta(np.ascontiguousarray(after[-1])))
         readings: list[Any] = [None] * len(pieces)
@@ -98,13 +127,22 @@ class CompiledEngine:
             readings[i] = Reading(predicted[place], np.ascontiguousarray(after[:, place]))
         return readings
 
+    def _laid_out(self, pieces: Sequence[Piece], layout: _Layout) -> Floats:
+        """Normalize the pieces' vectors and put them where the layout has them: [total, 768]."""
+        rows = self._rooms.take("rows", int(layout.counts.sum()), DIMENSION)
+        for place, i in enumerate(layout.order):
+            vectors = np.ascontiguousarray(pieces[i].vectors, dtype=np.float32)
+            rows[layout.begins[: len(vectors)] + place] = self._normalized(vectors, self._norm)
+        return rows
+
     def _walk(self, rows: Floats, before: State, layout: _Layout) -> State:
         """Run all layers: rows [total, 768] and states [4, B, 512] -> states after, [4, B, 512]."""
         steps, batch = len(layout.counts), len(layout.order)
-        outs = np.empty((2, len(rows), HIDDEN), dtype=np.float32)
-        room = np.empty((self._kernel.rows_of_a_block() + batch, 3 * HIDDEN), dtype=np.float32)
+        outs = self._rooms.take("outs", 2, len(rows), HIDDEN)
         after = np.empty_like(before)
         parts = self._threads if steps >= _WORTH_SHARING else 1
+        widths = 3 * HIDDEN + (parts * DIMENSION if self._dots else 0)  # see gru_walk's `room`
+        room = self._rooms.take("room", self._kernel.rows_of_a_block() + batch, widths)
         meeting = (ctypes.c_uint * 2)()
 
         def walk(part: int) -> None:
@@ -152,8 +190,14 @@ class CompiledEngine:
         )  # fmt: skip
         return out
 
-    def _pack(self, matrix: Floats, bias: Floats | None = None, **more: Floats) -> _Held:
-        packed = pack(matrix, bias, lanes=self._kernel.lanes_of_a_vector(), **more)
+    def _pack(
+        self,
+        matrix: Floats,
+        bias: Floats | None = None,
+        scales: Floats | None = None,
+        dots: Kind | None = None,
+    ) -> _Held:
+        packed = pack(matrix, bias, scales, lanes=self._kernel.lanes_of_a_vector(), dots=dots)
         held = _Held(packed, library.matrix(packed))
         self._kept.append(held)
         return held
@@ -173,6 +217,8 @@ class CompiledEngine:
 
     def _pack_layers(self, arrays: dict[str, Floats]) -> None:
         order = by_unit()
+        into_dots = Kind.FINE_DEPTH_PAIRS if self._dots else None
+        over_dots = Kind.DEPTH_PAIRS if self._dots else None
         first = self._read(np.zeros((1, HIDDEN), dtype=np.float32))[0]  # the same at every step
         self._into, self._over = (library.Matrix * LAYERS)(), (library.Matrix * LAYERS)()
         for layer in range(LAYERS):
@@ -181,8 +227,9 @@ class CompiledEngine:
                 bias = bias + into[:, DIMENSION:] @ first
                 into = into[:, :DIMENSION]
             over = arrays[f"gru.weight_hh_l{layer}"], arrays[f"gru.bias_hh_l{layer}"]
-            self._into[layer] = self._pack(into[order], bias[order]).matrix
-            self._over[layer] = self._pack(over[0][order], over[1][order]).matrix
+            self._into[layer] = self._pack(into[order], bias[order], dots=into_dots).matrix
+            held = self._pack(over[0][order], over[1][order], dots=over_dots)
+            self._over[layer] = held.matrix
 
 
 def lay_out(lengths: Sequence[int]) -> _Layout:
@@ -191,11 +238,9 @@ def lay_out(lengths: Sequence[int]) -> _Layout:
     sizes = np.array([lengths[i] for i in order])
     steps = np.arange(sizes[0])
     counts = (sizes[None, :] > steps[:, None]).sum(axis=1, dtype=np.int32)
-    begins = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    rows = [begins[:count] + step for step, count in enumerate(counts)]
-    packed_begins = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    last = packed_begins[sizes - 1] + np.arange(len(sizes))
-    return _Layout(order, counts, np.concatenate(rows), last.astype(np.int32))
+    begins = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    last = begins[sizes - 1] + np.arange(len(sizes))
+    return _Layout(order, counts, begins, last.astype(np.int32))
 
 
 def _unit(rows: Floats) -> Floats:

@@ -15,8 +15,12 @@ from backends.engine.packing import Packed
 from backends.engine.port import EngineUnavailableError
 
 FOLDER: Final = Path(__file__).parent / "native"
+DOTS: Final = "x86-64-v4-bf16"
+"""The library whose products may be bfloat16's."""
+_V4: Final = frozenset({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"})
 VARIANTS: Final = {
-    "x86-64-v4": frozenset({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}),
+    DOTS: _V4 | {"avx512_bf16"},
+    "x86-64-v4": _V4,
     "x86-64-v3": frozenset({"avx2", "fma", "bmi2", "f16c"}),
     "baseline": frozenset[str](),
 }
@@ -35,7 +39,7 @@ class Matrix(ctypes.Structure):
         ("biases", _P),
         ("depth", ctypes.c_int32),
         ("tiles", ctypes.c_int32),
-        ("wide", ctypes.c_int32),
+        ("kind", ctypes.c_int32),
     )
 
 
@@ -47,7 +51,7 @@ def matrix(packed: Packed) -> Matrix:
         packed.biases.ctypes.data,
         packed.depth,
         packed.tiles,
-        packed.wide,
+        packed.kind,
     )
 
 
@@ -72,6 +76,26 @@ def load() -> tuple[ctypes.CDLL, str]:
         "the compiled engine was not built for this machine "
         f"({platform.machine()}; built are: {', '.join(sorted(built)) or 'none'}): install turnout "
         "anew where a C compiler is (cc), or set BACKEND_ENGINE=torch"
+    )
+
+
+def check_dots(variant: str) -> None:
+    """Raise EngineUnavailableError unless this library makes products in bfloat16.
+
+    float32 in their stead would be other answers than those that were asked for, and three times
+    as slow under load.
+    """
+    if variant == DOTS:
+        return
+    lacking = VARIANTS.get(DOTS, frozenset()) - processor_flags()
+    reason = (
+        f"this processor has no {', '.join(sorted(lacking))}"
+        if lacking
+        else f"gru-{DOTS}.so was not built: install turnout anew where a compiler is that knows "
+        "-mavx512bf16 (GCC 10 or newer, Clang 9 or newer)"
+    )
+    raise EngineUnavailableError(
+        f"BACKEND_PRECISION=bfloat16, but {reason}; set float32, which gives other answers"
     )
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 import structlog
 
 from backends import weights
-from backends.engine.port import Engine, EngineUnavailableError
+from backends.engine.port import Engine, EngineUnavailableError, Precision
 from backends.weights import Weights
 
 Name = Literal["auto", "compiled", "torch"]
@@ -31,7 +31,13 @@ class Made:
 
 
 def make_engine(
-    name: Name, checkpoint: Path | None, *, seed: int = 0, threads: int = 1, device: Device = "cpu"
+    name: Name,
+    checkpoint: Path | None,
+    *,
+    seed: int = 0,
+    threads: int = 1,
+    device: Device = "cpu",
+    precision: Precision = "float32",
 ) -> Made:
     """Make an engine in the thread that will run it; without a checkpoint from seeded weights.
 
@@ -39,21 +45,27 @@ def make_engine(
     """
     if device == "cpu" and name != "torch":
         try:
-            return _compiled(checkpoint, seed, threads)
+            return _compiled(checkpoint, seed, threads, precision)
         except EngineUnavailableError as error:
-            if name == "compiled":
+            if name == "compiled" or precision != "float32":
                 raise
             log.warning("torch does the compiled engine's work, more slowly", reason=str(error))
     if name == "compiled":
         raise EngineUnavailableError("the compiled engine runs on the CPU: set BACKEND_DEVICE=cpu")
+    if precision != "float32":
+        raise EngineUnavailableError(
+            f"BACKEND_PRECISION={precision}, but only the compiled engine computes in it: set "
+            "BACKEND_ENGINE=compiled and BACKEND_DEVICE=cpu, or BACKEND_PRECISION=float32"
+        )
     return _torch(checkpoint, seed, threads, device)
 
 
-def _compiled(path: Path | None, seed: int, threads: int) -> Made:
+def _compiled(path: Path | None, seed: int, threads: int, precision: Precision) -> Made:
     from backends.engine.compiled import CompiledEngine  # noqa: PLC0415 - loads the kernel
 
     found = weights.load(path) if path and path.suffix == ".safetensors" else _by_torch(path, seed)
-    return Made(CompiledEngine(found, threads=threads), found.identity, found.trained)
+    engine = CompiledEngine(found, threads=threads, precision=precision)
+    return Made(engine, found.identity, found.trained)
 
 
 def _torch(path: Path | None, seed: int, threads: int, device: Device) -> Made:

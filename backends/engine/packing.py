@@ -2,10 +2,14 @@
 
 A tile stands as [depth][96], so that one step down its depth is one stretch of memory. Where every
 weight is a bfloat16 number, two share a 32-bit word: of the tile's vectors of `lanes` columns, word
-i of pair j holds column i of vector 2j in its low half and of vector 2j + 1 in its high half. Pure.
+i of pair j holds column i of vector 2j in its low half and of vector 2j + 1 in its high half.
+
+For products in bfloat16 a word holds a column's weights at two depths, the even one's in its low
+half, and weights that are no bfloat16 numbers are rounded to the nearest. Pure.
 """
 
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Final
 
 import numpy as np
@@ -17,15 +21,30 @@ from backends.shape import HIDDEN
 UNITS: Final = 32
 GATES: Final = 3
 TILE: Final = GATES * UNITS
-_HALF: Final = 16
+_HALF: Final = np.uint32(16)
 """Bits of a bfloat16: the upper half of a float32."""
+
+
+class Kind(IntEnum):
+    """How a packed matrix stands, and how products with it are made, as gru.c numbers them.
+
+    `COLUMN_PAIRS` and `WHOLE`: bfloat16 and float32 weights, products in float32. `DEPTH_PAIRS`:
+    products of bfloat16 numbers. `FINE_DEPTH_PAIRS`: the last third of each tile, the candidates,
+    is also multiplied by what rounding a row to bfloat16 left of it.
+    """
+
+    COLUMN_PAIRS = 0
+    WHOLE = 1
+    DEPTH_PAIRS = 2
+    FINE_DEPTH_PAIRS = 3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Packed:
     """A matrix [columns, depth], its columns padded with zeros to whole tiles.
 
-    `words` are float32 numbers (`wide`) or pairs of bfloat16; `scales` and `biases` [tiles * 96].
+    `words` are float32 numbers or pairs of bfloat16, as `kind` says; `scales` and `biases`
+    [tiles * 96].
     """
 
     words: NDArray[np.uint32]
@@ -34,26 +53,34 @@ class Packed:
     columns: int
     depth: int
     tiles: int
-    wide: bool
+    kind: Kind
 
 
 def pack(
-    matrix: Floats, bias: Floats | None = None, scales: Floats | None = None, *, lanes: int
+    matrix: Floats,
+    bias: Floats | None = None,
+    scales: Floats | None = None,
+    *,
+    lanes: int,
+    dots: Kind | None = None,
 ) -> Packed:
     """Pack `matrix` [columns, depth]; column c of a product becomes scales[c] * product + bias[c].
 
-    bfloat16 where every weight is such a number, float32 otherwise: the answers are the same.
+    Without `dots` for products in float32: bfloat16 where every weight is such a number, float32
+    otherwise; the answers are the same. With `dots`, which names one of the two kinds of pairs of
+    depths, for products in bfloat16; the depth is even then.
     """
     columns, depth = matrix.shape
     tiles = -(-columns // TILE)
     padded = np.zeros((tiles * TILE, depth), dtype=np.float32)
-    padded[:columns] = matrix
+    padded[:columns] = matrix if dots is None else rounded(matrix)
     words = np.ascontiguousarray(padded.reshape(tiles, TILE, depth).transpose(0, 2, 1))
     bits = words.view(np.uint32)  # [tiles, depth, 96]
-    wide = not fits_bfloat16(matrix)
-    if not wide:
-        vectors = (bits >> _HALF).reshape(tiles, depth, -1, 2, lanes)
-        bits = np.ascontiguousarray(vectors[..., 0, :] | (vectors[..., 1, :] << _HALF))
+    kind = dots or (Kind.COLUMN_PAIRS if fits_bfloat16(matrix) else Kind.WHOLE)
+    if kind is Kind.COLUMN_PAIRS:
+        bits = _in_pairs((bits >> _HALF).reshape(tiles, depth, -1, 2, lanes))
+    elif dots:
+        bits = _in_pairs((bits >> _HALF).reshape(tiles, depth // 2, 2, TILE))
     return Packed(
         words=bits,
         scales=_padded(scales, 1.0, columns, tiles),
@@ -61,8 +88,20 @@ def pack(
         columns=columns,
         depth=depth,
         tiles=tiles,
-        wide=wide,
+        kind=kind,
     )
+
+
+def _in_pairs(halves: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """Join [..., 2, n] halves of 16 bits to words [..., n], the first of two in the low half."""
+    return np.ascontiguousarray(halves[..., 0, :] | (halves[..., 1, :] << _HALF))
+
+
+def rounded(matrix: Floats) -> Floats:
+    """Round each number to the nearest bfloat16, to the even one of two. They must be finite."""
+    bits = np.ascontiguousarray(matrix, np.float32).view(np.uint32)
+    up = (bits >> _HALF & 1) + np.uint32(0x7FFF)
+    return (bits + up & np.uint32(0xFFFF0000)).view(np.float32)
 
 
 def fits_bfloat16(matrix: Floats) -> bool:

@@ -7,7 +7,7 @@ its prefix left; what comes back is the prediction and the state after the piece
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,8 @@ from backends.errors import LoadError
 from backends.protocol import Floats
 from backends.shape import DIMENSION
 
+Precision = Literal["float32", "bfloat16"]
+"""What the GRU's products are made in. Sums and states are float32 in both."""
 State = NDArray[np.float32]
 """The GRU's state: float32 [4, 512], a layer each; 8 KB."""
 
@@ -30,7 +32,7 @@ class EngineUnavailableError(LoadError):
 class Capabilities:
     """What an engine says about itself, for metadata and logs.
 
-    `weights` is the type that the weights are kept in; arithmetic is float32 in every engine.
+    `weights` is the type that the weights are kept in, `precision` what products are made in.
     `ragged`: contexts of different lengths share a batch without padding.
     """
 
@@ -38,6 +40,7 @@ class Capabilities:
     device: str
     threads: int
     weights: str
+    precision: Precision
     ragged: bool
 
 

@@ -29,7 +29,12 @@ class TorchEngine:
         self._gru = checkpoint.model.folded_gru().to(self._device)
         self._gru.flatten_parameters()
         self._capabilities = Capabilities(
-            name="torch", device=device, threads=threads, weights="float32", ragged=True
+            name="torch",
+            device=device,
+            threads=threads,
+            weights="float32",
+            precision="float32",
+            ragged=True,
         )
 
     @property

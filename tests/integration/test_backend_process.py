@@ -13,6 +13,7 @@ import pytest
 from module_process import DEADLINE_S, ModuleProcess, started
 
 from backends.answer import read_answer
+from backends.engine import library
 from backends.protocol import (
     HEADER_LENGTH,
     Message,
@@ -129,6 +130,24 @@ def test_a_missing_bank_and_a_wrong_setting_end_in_their_names_and_exit_1(tmp_pa
         assert "/nowhere.npz" in without_bank.event("cannot load")["reason"]
         assert wrong.process.wait(DEADLINE_S) == 1
         assert wrong.event("wrong setting")["setting"] == "BACKEND_PORT"
+
+
+def test_products_in_bfloat16_are_named_in_the_log_and_the_metadata(tmp_path: Path) -> None:
+    if not library.VARIANTS[library.DOTS] <= library.processor_flags():
+        pytest.skip("this processor has no AVX512_BF16")
+    if not (library.FOLDER / f"gru-{library.DOTS}.so").exists():
+        pytest.skip("the compiler that installed this does not know AVX512_BF16")
+    with running(tmp_path, PRECISION="bfloat16") as backend:
+        assert backend.event("ready")["precision"] == "bfloat16"
+        url = backend.event("listening")["url"]
+        told = httpx2.get(f"{url}/v2/models/lvm", timeout=DEADLINE_S).json()["parameters"]
+        assert (told["precision"], told["engine"]) == ("bfloat16", f"compiled-{library.DOTS}")
+
+
+def test_a_precision_that_the_engine_lacks_ends_in_its_name_and_exit_1(tmp_path: Path) -> None:
+    with running(tmp_path, PRECISION="bfloat16", ENGINE="torch") as backend:
+        assert backend.process.wait(DEADLINE_S) == 1
+        assert "BACKEND_PRECISION=bfloat16" in backend.event("cannot load")["reason"]
 
 
 def test_sigterm_under_a_request_lets_it_finish_and_exits_0(tmp_path: Path) -> None:

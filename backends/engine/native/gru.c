@@ -5,7 +5,8 @@
  * half of float32's bytes; every thread owns the same tiles of columns in all steps of a layer, so
  * that its part of the matrix stays in its own cache; and what does not depend on the last step, the
  * product with the layer's input, is made for many steps at once, where a weight that was read
- * serves four rows. All arithmetic is float32: the answers are those of a float32 engine.
+ * serves four rows. All arithmetic is float32: the answers are those of a float32 engine. Where the
+ * processor has products of bfloat16 numbers, a layer's may be those, if it was packed for them: dots.h.
  *
  * A batch is ragged, not padded: contexts are sorted by length, longest first, and stand step after
  * step, as in torch's PackedSequence. Step t has counts[t] rows; a row keeps its place in every step.
@@ -18,7 +19,8 @@
  *     r = sigmoid(in_r + U_r h + c_r)    z = sigmoid(in_z + U_z h + c_z)
  *     n = tanh(in_n + r (U_n h + c_n))   h' = n + z (h - n)               (torch.nn.GRU's)
  *
- * Plain C with GCC's and Clang's vector extensions, so it runs wherever they do.
+ * Plain C with GCC's and Clang's vector extensions, so it runs wherever they do; dots.h alone names
+ * instructions.
  */
 
 #include <math.h>
@@ -72,13 +74,21 @@ typedef uint32_t words __attribute__((vector_size(4 * LANES), aligned(4), may_al
     } while (0)
 #include "product.h"
 
+#ifdef __AVX512BF16__
+#include "dots.h"
+#endif
+
 /* A matrix [columns, depth] as the engine packs it: tiles of [depth][96] bfloat16 or float32; a
  * product is multiplied by its column's scale, then its bias is added. */
 typedef struct {
     const uint32_t *weights;
     const float *scales, *biases; /* [tiles * 96] */
-    int32_t depth, tiles, wide;   /* wide: weights are float32 */
+    int32_t depth, tiles, kind;
 } matrix;
+
+/* A matrix's kind, as packing.py numbers them: pairs of columns in bfloat16; float32; pairs of
+ * depths, whose products are bfloat16's, and those whose candidates' are made of the rest too. */
+enum { COLUMN_PAIRS, WHOLE, DEPTH_PAIRS, FINE_DEPTH_PAIRS };
 
 typedef struct {
     atomic_uint arrived, phase;
@@ -140,32 +150,50 @@ static inline lanes hyperbolic_tangent(lanes x)
 }
 
 static inline __attribute__((always_inline)) void multiply_rows(
-    const matrix *by, int tile, const float *const rows[], int count, lanes sums[][VECTORS])
+    const matrix *by, int tile, const float *const rows[], int count, float *out, long stride)
 {
+    lanes sums[ROWS][VECTORS];
     const long begin = (long)tile * by->depth * TILE;
-    if (by->wide)
+    switch (by->kind) {
+#ifdef __AVX512BF16__
+    case DEPTH_PAIRS:
+        product_dots(rows, count, by->depth, VECTORS, by->weights + begin / 2, sums);
+        break;
+    case FINE_DEPTH_PAIRS:
+        product_dots(rows, count, by->depth, 2 * GATE, by->weights + begin / 2, sums);
+        break;
+#endif
+    case WHOLE:
         product_float32(rows, count, by->depth, by->weights + begin, sums);
-    else
+        break;
+    default:
         product_bfloat16(rows, count, by->depth, by->weights + begin / 2, sums);
+    }
     const lanes *scales = (const lanes *)(by->scales + (long)tile * TILE);
     const lanes *biases = (const lanes *)(by->biases + (long)tile * TILE);
     for (int row = 0; row < count; row++)
         for (int v = 0; v < VECTORS; v++)
-            sums[row][v] = sums[row][v] * scales[v] + biases[v];
+            ((lanes *)(out + row * stride))[v] = sums[row][v] * scales[v] + biases[v];
 }
 
-/* A block of rows has ROWS of them, but for the last: the compiler unrolls each count's own loop. */
+/* Multiply `count` rows, at most ROWS, with a tile: out [count][stride], 96 of each row.
+ *
+ * The compiler unrolls each count's own loop. A function of its own, because what is kept in
+ * registers around it would push the sums out of them.
+ */
+static __attribute__((noinline)) void multiply_block(const matrix *by, int tile,
+                                                     const float *const rows[], int count,
+                                                     float *out, long stride)
+{
+    switch (count) {
 #if ROWS == 4
-#define FOR_EACH_COUNT(count, DO) \
-    switch (count) {              \
-    case 4: DO(4); break;         \
-    case 3: DO(3); break;         \
-    case 2: DO(2); break;         \
-    default: DO(1);               \
-    }
-#else
-#define FOR_EACH_COUNT(count, DO) DO(1);
+    case 4: multiply_rows(by, tile, rows, 4, out, stride); break;
+    case 3: multiply_rows(by, tile, rows, 3, out, stride); break;
+    case 2: multiply_rows(by, tile, rows, 2, out, stride); break;
 #endif
+    default: multiply_rows(by, tile, rows, 1, out, stride);
+    }
+}
 
 /* Point `from` at the next block's rows, from `row` on; return how many they are. */
 static inline int block_from(const float *in, long stride, int row, int rows, const float *from[])
@@ -179,31 +207,41 @@ static inline int block_from(const float *in, long stride, int row, int rows, co
 static void multiply_tile(const matrix *by, int tile, const float *in, long stride, int rows,
                           float *out, long out_stride)
 {
-    lanes sums[ROWS][VECTORS];
     for (int row = 0; row < rows; row += ROWS) {
         const float *from[ROWS];
         const int count = block_from(in, stride, row, rows, from);
-#define MULTIPLY(n) multiply_rows(by, tile, from, n, sums)
-        FOR_EACH_COUNT(count, MULTIPLY)
-        for (int i = 0; i < count; i++)
-            memcpy(out + (row + i) * out_stride + (long)tile * TILE, sums[i], sizeof sums[i]);
+        multiply_block(by, tile, from, count, out + row * out_stride + (long)tile * TILE,
+                       out_stride);
     }
 }
 
-/* Write the new states of a tile's units for the rows of one step. */
+/* Give the rows as the matrix's products take them: split in two in `room`, or as they are. */
+static const float *as_taken(const matrix *by, const float *rows, long count, float *room)
+{
+#ifdef __AVX512BF16__
+    if (by->kind >= DEPTH_PAIRS) {
+        for (long row = 0; row < count; row++)
+            split_row(rows + row * by->depth, by->depth, (uint32_t *)(room + row * by->depth));
+        return room;
+    }
+#endif
+    (void)by, (void)count, (void)room;
+    return rows;
+}
+
+/* Write the new states of a tile's units for the rows of one step; `taken`: as_taken(before). */
 static void step_tile(const matrix *over, int tile, const float *inputs, const float *before,
-                      int rows, float *after)
+                      const float *taken, int rows, float *after)
 {
     const long hidden = over->depth, gates = 3 * hidden;
     lanes sums[ROWS][VECTORS];
     for (int row = 0; row < rows; row += ROWS) {
         const float *from[ROWS];
-        const int count = block_from(before, hidden, row, rows, from);
-#define STEP(n) multiply_rows(over, tile, from, n, sums)
-        FOR_EACH_COUNT(count, STEP)
+        const int count = block_from(taken, hidden, row, rows, from);
+        multiply_block(over, tile, from, count, (float *)sums, TILE);
         for (int i = 0; i < count; i++) {
             const lanes *in = (const lanes *)(inputs + (row + i) * gates + (long)tile * TILE);
-            const lanes *old = (const lanes *)(from[i] + (long)tile * UNITS);
+            const lanes *old = (const lanes *)(before + (row + i) * hidden + (long)tile * UNITS);
             lanes *new = (lanes *)(after + (row + i) * hidden + (long)tile * UNITS);
             for (int v = 0; v < GATE; v++) {
                 const int z = GATE + v, n = 2 * GATE + v;
@@ -219,12 +257,13 @@ static void step_tile(const matrix *over, int tile, const float *inputs, const f
 /* One thread's part, of `parts`, in one layer.
  *
  * in [N][into->depth], out [N][hidden]: the packed rows of `steps` steps; start [counts[0]][hidden];
- * room [room_rows][3 hidden], where room_rows >= BLOCK + counts[0]. All threads call it with the
- * same arguments but `part`; each returns when the layer is done.
+ * room [room_rows][3 hidden], where room_rows = BLOCK + counts[0], and own [room_rows][the widest
+ * depth], the thread's own. All threads call it with the same arguments but `own` and `part`; each
+ * returns when the layer is done.
  */
 static void walk_layer(const matrix *into, const matrix *over, const float *in, const float *start,
-                       const int32_t *counts, int steps, float *out, float *room, int part,
-                       int parts, meeting *at)
+                       const int32_t *counts, int steps, float *out, float *room, float *own,
+                       int part, int parts, meeting *at)
 {
     const long hidden = over->depth, gates = 3 * hidden;
     const int first = over->tiles * part / parts, end = over->tiles * (part + 1) / parts;
@@ -234,13 +273,15 @@ static void walk_layer(const matrix *into, const matrix *over, const float *in, 
         int until = step, rows = 0;
         while (until < steps && (rows == 0 || rows + counts[until] <= BLOCK))
             rows += counts[until++];
+        const float *block = as_taken(into, in + done * into->depth, rows, own);
         for (int tile = first; tile < end; tile++)
-            multiply_tile(into, tile, in + done * into->depth, into->depth, rows, room, gates);
+            multiply_tile(into, tile, block, into->depth, rows, room, gates);
         const float *inputs = room;
         for (; step < until; step++) {
             float *after = out + done * hidden;
+            const float *taken = as_taken(over, before, counts[step], own);
             for (int tile = first; tile < end; tile++)
-                step_tile(over, tile, inputs, before, counts[step], after);
+                step_tile(over, tile, inputs, before, taken, counts[step], after);
             meet(at, parts);
             before = after;
             done += counts[step];
@@ -260,10 +301,11 @@ void gru_walk(const matrix *into, const matrix *over, int layers, const float *i
     long rows = 0;
     for (int step = 0; step < steps; step++)
         rows += counts[step];
+    float *own = room + (BLOCK + batch) * (3 * hidden + part * (long)into->depth);
     for (int layer = 0; layer < layers; layer++) {
         float *out = outs + (layer % 2) * rows * hidden;
         walk_layer(into + layer, over + layer, in, starts + layer * batch * hidden, counts, steps,
-                   out, room, part, parts, at);
+                   out, room, own, part, parts, at);
         for (long row = part; row < batch; row += parts)
             memcpy(ends + (layer * batch + row) * hidden, out + last[row] * hidden,
                    hidden * sizeof(float));
@@ -290,18 +332,27 @@ void linear(const matrix *by, const float *in, int rows, float *out)
         multiply_tile(by, tile, in, by->depth, rows, out, (long)by->tiles * TILE);
 }
 
-/* torch.nn.LayerNorm over rows of `width`: out = (in - mean) / sqrt(variance + 1e-5) * gain + bias. */
+/* torch.nn.LayerNorm over rows of `width`: out = (in - mean) / sqrt(variance + 1e-5) * gain + bias.
+ * Sums stand in PARTS doubles side by side, which the compiler makes vectors of; PARTS divides
+ * `width`. */
+#define PARTS 16
 void layer_norm(const float *in, long rows, int width, const float *gain, const float *bias,
                 float *out)
 {
     for (long row = 0; row < rows; row++, in += width, out += width) {
-        double sum = 0, squares = 0;
-        for (int i = 0; i < width; i++)
-            sum += in[i];
+        double sums[PARTS] = {0}, squares[PARTS] = {0}, sum = 0, square = 0;
+        for (int i = 0; i < width; i += PARTS)
+            for (int j = 0; j < PARTS; j++)
+                sums[j] += in[i + j];
+        for (int j = 0; j < PARTS; j++)
+            sum += sums[j];
         const float mean = (float)(sum / width);
-        for (int i = 0; i < width; i++)
-            squares += (double)(in[i] - mean) * (in[i] - mean);
-        const float shrink = (float)(1.0 / sqrt(squares / width + 1e-5));
+        for (int i = 0; i < width; i += PARTS)
+            for (int j = 0; j < PARTS; j++)
+                squares[j] += (double)(in[i + j] - mean) * (in[i + j] - mean);
+        for (int j = 0; j < PARTS; j++)
+            square += squares[j];
+        const float shrink = (float)(1.0 / sqrt(square / width + 1e-5));
         for (int i = 0; i < width; i++)
             out[i] = (in[i] - mean) * shrink * gain[i] + bias[i];
     }

@@ -16,7 +16,11 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-shared", "-Wall", "-Wextra", "-Wno-psabi")
-X86_LEVELS = ("x86-64-v4", "x86-64-v3")
+X86_VARIANTS = {
+    "x86-64-v4-bf16": ("-march=x86-64-v4", "-mavx512bf16"),
+    "x86-64-v4": ("-march=x86-64-v4",),
+    "x86-64-v3": ("-march=x86-64-v3",),
+}
 
 
 class NativeBuildHook(BuildHookInterface):  # type: ignore[misc]  # hatchling is there in a build
@@ -31,9 +35,9 @@ class NativeBuildHook(BuildHookInterface):  # type: ignore[misc]  # hatchling is
         if not compiler[0]:
             self.app.display_warning("no C compiler (cc): built without the compiled engine")
             return
-        variants: dict[str, list[str]] = {"baseline": []}
+        variants: dict[str, tuple[str, ...]] = {"baseline": ()}
         if platform.machine() in {"x86_64", "AMD64"}:
-            variants |= {level: [f"-march={level}"] for level in X86_LEVELS}
+            variants |= X86_VARIANTS
         for variant, flags in variants.items():
             self._compile([*compiler, *FLAGS, *flags], folder / "gru.c", f"gru-{variant}.so")
         self._compile([*compiler, *FLAGS], hashing, "fingerprint.so")

@@ -4,6 +4,7 @@ import copy
 import functools
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from backend_samples import context, untrained
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from backends import weights
@@ -30,6 +32,7 @@ pytestmark = pytest.mark.skipif(
     shutil.which("cc") is None and not list(library.FOLDER.glob("gru-*.so")),
     reason="no C compiler was there when this was installed",
 )
+Numbers = NDArray[np.float64]
 LENGTHS = (1, 2, 7, 33, 33, 140)
 
 
@@ -136,12 +139,19 @@ def test_it_reads_a_view_of_a_body_that_nobody_may_write() -> None:
     assert float(np.linalg.norm(reading.vector)) == pytest.approx(1)
 
 
+def skip_unless_here(variant: str) -> None:
+    lacking = library.VARIANTS[variant] - library.processor_flags()
+    if lacking:
+        pytest.skip(f"this processor does not run {variant}: it lacks {', '.join(sorted(lacking))}")
+    if not (library.FOLDER / f"gru-{variant}.so").exists():
+        pytest.skip(f"{variant} was not built when this was installed")
+
+
 @pytest.mark.parametrize("variant", list(library.VARIANTS))
 def test_every_variant_that_this_processor_runs_gives_the_same_answer(
     variant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not library.VARIANTS[variant] <= library.processor_flags():
-        pytest.skip(f"this processor does not run {variant}")
+    skip_unless_here(variant)
     vectors: Floats = context(9)
     expected = shared_engine().run([Piece(vectors)])[0].vector
     with monkeypatch.context() as patch:
@@ -151,6 +161,115 @@ def test_every_variant_that_this_processor_runs_gives_the_same_answer(
     library.load.cache_clear()
     assert engine.capabilities.name == f"compiled-{variant}"
     np.testing.assert_allclose(engine.run([Piece(vectors)])[0].vector, expected, atol=1e-6)
+
+
+# --- products in bfloat16 -------------------------------------------------------------------------
+
+
+@functools.cache
+def dots_of(file: Path, threads: int = 1) -> CompiledEngine:
+    skip_unless_here(library.DOTS)
+    return CompiledEngine(weights.load(file), threads=threads, precision="bfloat16")
+
+
+def exactly(file: Path, window: Floats) -> Numbers:
+    double = copy.deepcopy(checkpoint_of(file).model).double()
+    with torch.inference_mode():
+        whole = torch.tensor(window).double()[None]
+        return predict(whole, double(whole))[0].numpy()
+
+
+@pytest.mark.parametrize("length", [1, 2, 31, 129])
+def test_products_in_bfloat16_stay_within_a_cosine_of_0_9999_of_float64(
+    file: Path, length: int
+) -> None:
+    window = context(length)
+    found = dots_of(file).run([Piece(window)])[0].vector
+    assert float(found @ exactly(file, window)) > 0.9999
+    assert dots_of(file).capabilities.precision == "bfloat16"
+
+
+def test_products_in_bfloat16_are_others_than_float32s(file: Path) -> None:
+    window = context(60)
+    found = dots_of(file).run([Piece(window)])[0].vector
+    assert (
+        1e-5
+        < np.linalg.norm(found - exactly(file, window))
+        < 1e-3
+        * (
+            1 if file.stat().st_size < 30e6 else 10  # these weights are rounded too
+        )
+    )
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=21), st.sampled_from([1, 2]))
+def test_in_bfloat16_too_a_request_gets_the_same_bits_alone_and_in_any_batch(
+    lengths: list[int], threads: int
+) -> None:
+    batch = pieces(tuple(lengths))
+    for piece, reading in zip(batch, shared_dots(threads).run(batch), strict=True):
+        assert_equal(reading, shared_dots(1).run([piece])[0])
+
+
+@functools.cache
+def shared_dots(threads: int) -> CompiledEngine:
+    skip_unless_here(library.DOTS)
+    return CompiledEngine(make_weights(), threads=threads, precision="bfloat16")
+
+
+@pytest.mark.parametrize("known", [1, 30, 59])
+def test_in_bfloat16_too_going_on_from_a_state_gives_the_same_bits(file: Path, known: int) -> None:
+    engine, window = dots_of(file), context(60)
+    prefix = engine.run([Piece(window[:known])])[0]
+    assert_equal(
+        engine.run([Piece(window[known:], prefix.state)])[0], engine.run([Piece(window)])[0]
+    )
+
+
+def test_in_bfloat16_too_a_context_that_overflows_hurts_no_neighbour(file: Path) -> None:
+    batch = pieces()
+    broken = Piece(batch[3].vectors * np.float32(1e38))
+    with np.errstate(all="ignore"):
+        readings = dots_of(file).run([*batch[:3], broken, *batch[4:]])
+    assert not np.isfinite(readings[3].vector).all()
+    for place in (0, 1, 2, 4, 5):
+        assert_equal(readings[place], dots_of(file).run([batch[place]])[0])
+
+
+def test_a_smaller_batch_after_a_larger_one_finds_nothing_of_it_in_the_kept_rooms() -> None:
+    engine = CompiledEngine(make_weights(), threads=1)
+    first = engine.run([Piece(context(5))])[0]
+    with np.errstate(all="ignore"):
+        engine.run([Piece(context(40, seed) * np.float32(1e38)) for seed in range(9)])
+    assert_equal(engine.run([Piece(context(5))])[0], first)
+
+
+@pytest.mark.parametrize("name", ["auto", "compiled"])
+def test_a_processor_without_these_products_is_told_so_and_float32_does_not_stand_in(
+    name: Literal["auto", "compiled"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without = library.processor_flags() - {"avx512_bf16"}
+    monkeypatch.setattr(library, "processor_flags", lambda: without)
+    library.load.cache_clear()
+    try:
+        with pytest.raises(EngineUnavailableError, match=r"=bfloat16, but .*no avx512_bf16"):
+            make_engine(name, None, precision="bfloat16")
+    finally:
+        library.load.cache_clear()
+
+
+def test_a_build_without_these_products_says_how_to_get_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(library, "processor_flags", lambda: library.VARIANTS[library.DOTS])
+    with pytest.raises(EngineUnavailableError, match=r"was not built.*mavx512bf16"):
+        library.check_dots("x86-64-v4")
+
+
+def test_torchs_engine_computes_in_float32_alone() -> None:
+    with pytest.raises(EngineUnavailableError, match="only the compiled engine"):
+        make_engine("torch", None, precision="bfloat16")
 
 
 def test_without_a_kernel_auto_takes_torch_and_compiled_says_what_to_do(

@@ -1,16 +1,12 @@
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.engine.compiled import lay_out
-from backends.engine.packing import TILE, by_unit, fits_bfloat16, pack
+from backends.engine.packing import TILE, Kind, by_unit, fits_bfloat16, pack, rounded
 from backends.protocol import Floats
-
-
-def rounded(matrix: Floats) -> Floats:
-    """Cut each number to a bfloat16."""
-    return (matrix.view(np.uint32) & 0xFFFF0000).view(np.float32)
 
 
 def drawn(columns: int, depth: int) -> Floats:
@@ -26,7 +22,8 @@ def test_numbers_that_are_bfloat16_are_told_from_others() -> None:
 def test_a_packed_word_holds_columns_of_two_neighbouring_vectors(lanes: int) -> None:
     matrix = rounded(drawn(100, 3))
     packed = pack(matrix, lanes=lanes)
-    assert (packed.columns, packed.depth, packed.tiles, packed.wide) == (100, 3, 2, False)
+    assert (packed.columns, packed.depth, packed.tiles) == (100, 3, 2)
+    assert packed.kind is Kind.COLUMN_PAIRS
     for tile, k, pair, lane in ((0, 0, 0, 0), (0, 2, 1, lanes - 1), (1, 1, 0, 1)):
         word = int(packed.words[tile, k, pair, lane])
         low = tile * TILE + 2 * pair * lanes + lane
@@ -38,8 +35,27 @@ def test_a_packed_word_holds_columns_of_two_neighbouring_vectors(lanes: int) -> 
 def test_other_numbers_stay_whole() -> None:
     matrix = drawn(96, 4)
     packed = pack(matrix, lanes=16)
-    assert packed.wide
+    assert packed.kind is Kind.WHOLE
     np.testing.assert_array_equal(packed.words.view(np.float32)[0], matrix.T)
+
+
+@pytest.mark.parametrize("kind", [Kind.DEPTH_PAIRS, Kind.FINE_DEPTH_PAIRS])
+def test_a_word_for_products_in_bfloat16_holds_two_depths_of_a_column(kind: Kind) -> None:
+    matrix = drawn(100, 6)
+    packed = pack(matrix, lanes=16, dots=kind)
+    assert packed.kind is kind
+    for tile, pair, column in ((0, 0, 0), (0, 2, 95), (1, 1, 3), (1, 0, 95)):
+        word = int(packed.words[tile, pair, column])
+        for half, depth in ((word & 0xFFFF, 2 * pair), (word >> 16, 2 * pair + 1)):
+            row = tile * TILE + column
+            expected = rounded(matrix)[row, depth] if row < 100 else 0.0
+            assert np.uint32(half << 16).view(np.float32) == expected
+
+
+@given(st.floats(width=32, allow_nan=False, min_value=-(2.0**120), max_value=2.0**120))
+def test_rounding_to_bfloat16_is_torchs(number: float) -> None:
+    found = rounded(np.array([number], np.float32))
+    assert found.item() == torch.tensor([number]).to(torch.bfloat16).item()
 
 
 def test_padding_columns_have_no_bias_and_the_scale_one() -> None:
@@ -58,13 +74,9 @@ def test_a_tile_holds_the_three_gates_of_its_units() -> None:
 def test_a_layout_has_every_vector_once_and_each_row_keeps_its_place(lengths: list[int]) -> None:
     layout = lay_out(lengths)
     assert sorted(layout.order) == list(range(len(lengths)))
-    assert layout.counts.sum() == sum(lengths) == len(layout.rows)
-    assert sorted(layout.rows.tolist()) == list(range(sum(lengths)))
-    begins = np.concatenate([[0], np.cumsum([lengths[i] for i in layout.order])])
-    place = 0
+    assert layout.counts.sum() == sum(lengths)
+    assert layout.begins.tolist() == np.cumsum([0, *layout.counts[:-1]]).tolist()
     for step, count in enumerate(layout.counts):
-        for row in range(count):
-            assert layout.rows[place + row] == begins[row] + step
-        place += count
+        assert count == sum(length > step for length in lengths)
     for row, i in enumerate(layout.order):
-        assert layout.rows[layout.last[row]] == begins[row] + lengths[i] - 1
+        assert layout.last[row] == layout.begins[lengths[i] - 1] + row

@@ -28,7 +28,9 @@ STATE = np.zeros((4, 512), np.float32)
 class GatedEngine:
     """An engine whose every run waits until the test opens the gate."""
 
-    capabilities = Capabilities("gated", "none", threads=1, weights="none", ragged=True)
+    capabilities = Capabilities(
+        "gated", "none", threads=1, weights="none", precision="float32", ragged=True
+    )
 
     def __init__(self) -> None:
         self.gate = threading.Event()
