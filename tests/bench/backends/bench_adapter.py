@@ -7,11 +7,15 @@ from typing import Any, Final, get_args
 
 from backends import checkpoint
 from backends.checkpoint import Checkpoint
+from backends.engine import library
 from backends.engine.make import Name, make_engine
-from backends.engine.port import Piece, Reading, State
+from backends.engine.port import EngineUnavailableError, Piece, Precision, Reading, State
 from backends.protocol import Floats
 
 EAGER: Final = "eager"
+DOTTED: Final = "compiled"
+"""The engine that has another precision to offer."""
+FLOAT32: Final[Precision] = "float32"
 WORK_SECONDS: Final = ("backend_engine_seconds_sum", "backend_search_seconds_sum")
 VECTORS: Final = "backend_vectors_total"
 PADDED_STEPS: Final = f'{VECTORS}{{kind="padding"}}'
@@ -28,11 +32,14 @@ class Spec:
     threads: int
     seed: int
     checkpoint: str | None
+    precision: Precision = FLOAT32
 
     @property
     def label(self) -> str:
         """What the tables call it."""
-        return "eager nn.GRU" if self.engine == EAGER else self.engine
+        if self.engine == EAGER:
+            return "eager nn.GRU"
+        return self.engine if self.precision == FLOAT32 else f"{self.engine} {self.precision}"
 
     def as_json(self) -> dict[str, Any]:
         """Give the fields by name."""
@@ -47,15 +54,27 @@ class Spec:
             "SEED": str(self.seed),
             "LOG_LEVEL": "INFO",
             "ENGINE": self.engine,
+            "PRECISION": self.precision,
             **({"CHECKPOINT": self.checkpoint} if self.checkpoint else {}),
             **more,
         }
         return {f"BACKEND_{name}": value for name, value in wanted.items()}
 
 
-def known_engines() -> tuple[str, ...]:
-    """List our engines, the reference first."""
-    return ("torch", *(name for name in get_args(Name) if name not in {"auto", "torch"}))
+def known_engines() -> tuple[tuple[str, Precision], ...]:
+    """List our engines and what their products are made in, the reference first."""
+    names = ("torch", *(name for name in get_args(Name) if name not in {"auto", "torch"}))
+    reduced: Precision = "bfloat16"
+    return (*((name, FLOAT32) for name in names), *([(DOTTED, reduced)] if has_dots() else []))
+
+
+def has_dots() -> bool:
+    """Say whether the compiled engine makes products in bfloat16 here."""
+    try:
+        library.check_dots(library.load()[1])
+    except EngineUnavailableError:
+        return False
+    return True
 
 
 class Adapter:
@@ -64,7 +83,9 @@ class Adapter:
     def __init__(self, spec: Spec) -> None:
         path = Path(spec.checkpoint) if spec.checkpoint else None
         name: Any = spec.engine
-        self._engine = make_engine(name, path, seed=spec.seed, threads=spec.threads).engine
+        self._engine = make_engine(
+            name, path, seed=spec.seed, threads=spec.threads, precision=spec.precision
+        ).engine
 
     def read(
         self, windows: Sequence[Floats], states: Sequence[State | None] | None = None

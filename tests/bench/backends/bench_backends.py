@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from bench_adapter import EAGER, SHIPPED, Spec, known_engines
+from bench_adapter import EAGER, FLOAT32, SHIPPED, Spec, known_engines
 from bench_process import ROOT
 from bench_report import add_options, machine, report
-from bench_run import FULL, QUICK, Effort, Run
+from bench_run import FULL, QUICK, SECTIONS, Effort, Run
+
+from backends.engine.port import Precision
 
 RIVAL: Final = ROOT / ".venv-rival"
 
@@ -29,10 +31,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="turnout-bench-") as folder:
         run = Run(
             eager=_spec(options, EAGER),
-            specs=tuple(_spec(options, name) for name in _engines(options)),
+            specs=tuple(_spec(options, *one) for one in _engines(options)),
             rival=options.rival if (options.rival / "bin" / "mlserver").exists() else None,
             effort=_effort(options),
             logs=Path(folder),
+            only=options.only,
         )
         remarks = (
             (f"no rival at {options.rival}: `make bench-rival-env` installs it",)
@@ -45,7 +48,13 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench-backends", description=__doc__)
     add_options(parser)
-    parser.add_argument("--engines", help="which of ours, as engine,...; without it, all there are")
+    parser.add_argument(
+        "--engines",
+        help="which of ours, as torch,compiled,compiled:bfloat16; without it, all there are",
+    )
+    parser.add_argument(
+        "--only", type=_numbers, default=SECTIONS, help="which sections, as 1,2,7; without it, all"
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of each engine")
     parser.add_argument("--seed", type=int, default=0, help="of the untrained weights")
     parser.add_argument("--checkpoint", type=Path, help="weights (without it, Phase 2's)")
@@ -54,14 +63,34 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _engines(options: argparse.Namespace) -> tuple[str, ...]:
-    return tuple(options.engines.split(",")) if options.engines else known_engines()
+def _numbers(text: str) -> frozenset[int]:
+    """Read section numbers. Raises ArgumentTypeError, which the parser prints."""
+    try:
+        numbers = frozenset(int(part) for part in text.split(","))
+    except ValueError:
+        numbers = frozenset()
+    if not numbers or not numbers <= SECTIONS:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not some of {', '.join(map(str, sorted(SECTIONS)))}, separated by commas"
+        )
+    return numbers
 
 
-def _spec(options: argparse.Namespace, engine: str) -> Spec:
+def _engines(options: argparse.Namespace) -> tuple[tuple[str, Precision], ...]:
+    if not options.engines:
+        return known_engines()
+    known = {f"{name}:{precision}": (name, precision) for name, precision in known_engines()}
+    named = [name if ":" in name else f"{name}:{FLOAT32}" for name in options.engines.split(",")]
+    strange = [name for name in named if name not in known]
+    if strange:
+        sys.exit(f"no engine here is {', '.join(strange)}; there are {', '.join(known)}")
+    return tuple(known[name] for name in named)
+
+
+def _spec(options: argparse.Namespace, engine: str, precision: Precision = FLOAT32) -> Spec:
     weights = options.checkpoint or SHIPPED
     checkpoint = str(weights.resolve()) if weights.exists() or options.checkpoint else None
-    return Spec(engine, options.threads, options.seed, checkpoint)
+    return Spec(engine, options.threads, options.seed, checkpoint, precision)
 
 
 def _effort(options: argparse.Namespace) -> Effort:
