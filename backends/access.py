@@ -21,7 +21,7 @@ import hashlib
 import hmac
 import ipaddress
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -50,14 +50,20 @@ class Right(StrEnum):
     """Gateway: name the arm that must answer."""
     VIEWER = "viewer"
     """Controller: look."""
+    STOPPER = "stopper"
+    """Controller: look; pause, abort."""
     OPERATOR = "operator"
-    """Controller: look; start, advance, pause, resume, abort, retry, undo."""
+    """Controller: what a stopper may; start, advance, resume, retry, undo."""
     APPROVER = "approver"
-    """Controller: look; approve, and promote without waiting for a gate."""
+    """Controller: what a stopper may; approve, and promote without waiting for a gate."""
 
 
-IMPLIED: Final = {Right.OPERATOR: Right.VIEWER, Right.APPROVER: Right.VIEWER}
-"""Whoever may act must be able to look."""
+IMPLIED: Final[Mapping[Right, frozenset[Right]]] = {
+    Right.STOPPER: frozenset({Right.VIEWER}),
+    Right.OPERATOR: frozenset({Right.VIEWER, Right.STOPPER}),
+    Right.APPROVER: frozenset({Right.VIEWER, Right.STOPPER}),
+}
+"""Whoever may act must be able to look, and whoever may send traffic on must be able to stop it."""
 
 
 class KeyFileError(ValueError):
@@ -127,7 +133,7 @@ def authorize(keys: KeyRing, authorization: str | None, right: Right) -> Key | R
     key = keys.find(presented) if len(presented) <= MAX_PRESENTED else None
     if key is None:
         return _unknown("this API key is not known here")
-    if right not in key.rights and right not in {IMPLIED.get(held) for held in key.rights}:
+    if right not in key.rights and not any(right in IMPLIED.get(held, ()) for held in key.rights):
         return Refusal(
             FORBIDDEN,
             f'the API key of "{key.name}" lacks the right "{right}"; it has '

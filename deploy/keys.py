@@ -29,7 +29,7 @@ def new(
         list[Right],
         typer.Option(
             help="What it is good for; may be repeated. Gateway: predict, feedback, override. "
-            "Controller: viewer, operator, approver."
+            "Controller: viewer, stopper, operator, approver."
         ),
     ],
     file: Annotated[

@@ -66,9 +66,9 @@ Moves traffic from one model to the next in stages, with evidence, and back agai
 
 * A command is a POST with a **reason**. `dry_run` says what would happen; `idempotency_key` makes a
   repeat harmless; `expected_version` refuses it when somebody else acted in between.
-* Where keys are on, a request shows its own as `Authorization: Bearer KEY`. A **viewer** looks, an
-  **operator** starts, advances, pauses, resumes, aborts, retries and undoes, an **approver**
-  approves and promotes. Both may look.
+* Where keys are on, a request shows its own as `Authorization: Bearer KEY`. A **viewer** looks, a
+  **stopper** pauses and aborts, an **operator** starts, advances, resumes, retries and undoes, an
+  **approver** approves and promotes. All may look; operators and approvers may pause and abort too.
 * Every error is `{"error": "<one sentence>"}`, and says whether anything was changed.
 """
 

@@ -1,8 +1,9 @@
 """Which role a request to the controller needs. Pure.
 
-A viewer looks; an operator moves a rollout along the way that its plan and its gates leave open,
-and off it; an approver agrees to what a gate does not decide. Operators and approvers may look too,
-and neither may do what the other does: whoever is to do both has both rights.
+A viewer looks; a stopper pauses and aborts; an operator moves a rollout along the way that its plan
+and its gates leave open; an approver agrees to what a gate does not decide. All of them may look,
+and operators and approvers may stop what they started or let on. Beside that neither may do what
+the other does: whoever is to do both has both rights.
 
 The table has every route. A path that it lacks needs a viewer's key, so that what is forgotten here
 is closed. Open to everybody are the health (load balancers have no keys) and the documentation;
@@ -28,9 +29,9 @@ RIGHTS: Final[Mapping[tuple[str, str], Right | None]] = {
     ("GET", "/v1/schema"): Right.VIEWER,
     ("POST", "/v1/rollouts"): Right.OPERATOR,
     ("POST", "/v1/rollouts/{rollout}/advance"): Right.OPERATOR,
-    ("POST", "/v1/rollouts/{rollout}/pause"): Right.OPERATOR,
+    ("POST", "/v1/rollouts/{rollout}/pause"): Right.STOPPER,
     ("POST", "/v1/rollouts/{rollout}/resume"): Right.OPERATOR,
-    ("POST", "/v1/rollouts/{rollout}/abort"): Right.OPERATOR,
+    ("POST", "/v1/rollouts/{rollout}/abort"): Right.STOPPER,
     ("POST", "/v1/rollouts/{rollout}/retry"): Right.OPERATOR,
     ("POST", "/v1/rollouts/{rollout}/undo"): Right.OPERATOR,
     ("POST", "/v1/rollouts/{rollout}/promote"): Right.APPROVER,

@@ -174,8 +174,11 @@ def test_every_role_does_what_is_its_own_and_a_refusal_exits_with_1(url: str) ->
     denied = operate("promote", url=url)
     assert (denied.code, 'lacks the right "approver"' in denied.err) == (1, True)
     assert run("promote", "--reason", "agreed", url=url, right=Right.APPROVER).code == 0
-    assert run("abort", url=url, right=Right.APPROVER).code == 1
-    assert operate("abort", url=url).code == 0
+    for stops in (Right.APPROVER, Right.STOPPER, Right.OPERATOR):  # whoever may act may stop
+        assert run("pause", url=url, right=stops).code == 0
+        assert run("resume", url=url, right=stops).code == (stops is not Right.OPERATOR)
+        assert run("abort", url=url, right=stops).code == 0
+        assert operate("start", url=url).code == 0
     anonymous = RUNNER.invoke(app, ["status", "--url", url])
     assert (anonymous.exit_code, "an API key is needed" in anonymous.stderr) == (1, True)
     wrong = RUNNER.invoke(app, ["status", "--url", url, "--token", "kéy"])

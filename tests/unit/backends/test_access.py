@@ -56,7 +56,7 @@ def test_a_key_without_the_right_is_403_and_told_which_it_lacks() -> None:
 def test_a_gateways_key_is_good_for_nothing_at_the_controller() -> None:
     everything = Key("all", frozenset({Right.PREDICT, Right.FEEDBACK, Right.OVERRIDE}), "0" * 64)
     ring = KeyRing([Key(everything.name, everything.rights, access.digest_of(SECRET))])
-    for right in (Right.VIEWER, Right.OPERATOR, Right.APPROVER):
+    for right in (Right.VIEWER, Right.STOPPER, Right.OPERATOR, Right.APPROVER):
         refusal = authorize(ring, f"Bearer {SECRET}", right)
         assert isinstance(refusal, Refusal)
         assert refusal.status == 403

@@ -12,7 +12,7 @@ from rollout.roles import RIGHTS, right_for
         ("GET", "/v1/rollouts/current", Right.VIEWER),
         ("HEAD", "/v1/rollouts", Right.VIEWER),
         ("POST", "/v1/rollouts", Right.OPERATOR),
-        ("POST", "/v1/rollouts/r1/abort", Right.OPERATOR),
+        ("POST", "/v1/rollouts/r1/abort", Right.STOPPER),
         ("POST", "/v1/rollouts/current/promote", Right.APPROVER),
         ("POST", "/v1/rollouts/r1/approve", Right.APPROVER),
         ("GET", "/health/ready", None),
@@ -37,4 +37,6 @@ def test_metrics_are_open_where_a_setting_says_so() -> None:
 
 def test_whatever_changes_something_needs_more_than_a_viewer() -> None:
     for (method, path), right in RIGHTS.items():
-        assert (method == "POST") == (right in (Right.OPERATOR, Right.APPROVER)), path
+        assert (method == "POST") == (right in (Right.STOPPER, Right.OPERATOR, Right.APPROVER)), (
+            path
+        )
