@@ -26,7 +26,7 @@ from deploy.children import Child
 from deploy.replay import TIMEOUT_S, Outcome, Query, queries, replay
 from deploy.summary import stage_table
 from rollout.plan import DEFAULT_PLAN, Plan
-from rollout.report import Report, render_html
+from rollout.report import Report, render_html, render_markdown
 
 SEED: Final = 20_261_122
 IN_SCOPE: Final = 100
@@ -185,7 +185,7 @@ class Demo:
 
 
 async def run_demo(out: Path, bank: Path, console: Console, fault: Fault | None = None) -> None:
-    """Run the demo and write `report.html` and `report.json` into `out`.
+    """Run the demo and write `report.html`, `report.md` and `report.json` into `out`.
 
     With a `fault` the candidate is broken in that way, and must be rolled back.
 
@@ -235,6 +235,7 @@ async def _demonstrate(
     report = Report.model_validate_json(text)
     (out / "report.json").write_bytes(text)
     (out / "report.html").write_text(render_html(report), encoding="utf-8")
+    (out / "report.md").write_text(render_markdown(report), encoding="utf-8")
     console.print(stage_table(report))
     _say_outcome(demo.outcome, answered, stopped, out, console)
     if layout.double and not stopped.startswith("rolled_back"):
@@ -252,7 +253,7 @@ def _say_outcome(
         f"now in force   short: {answered['short']}, long: {answered['long']}", highlight=False
     )
     console.print(
-        f"report         {out / 'report.html'} and {out / 'report.json'}",
+        f"report         {out / 'report.html'} and .md, .json beside it",
         highlight=False,
         soft_wrap=True,
     )

@@ -1,10 +1,10 @@
 """The controller's HTTP edge: parse, call the controller, map errors. JSON in and out.
 
 Every error is `{"error": "<sentence>"}`; a plan with faults adds `"errors": [{path, line,
-message}]`, and a closed gate its `"verdict"`. 401: no key, or an unknown one. 403: a key that lacks
-the right. 404: no such rollout. 409: stale version, closed gate, illegal in this state; nothing was
-changed. 422: malformed; nothing was started. 503: the store did not answer, and the sentence says
-whether the outcome is unknown.
+message}]`, a closed gate its `"verdict"`, and a start in a freeze window its `"forecast"`. 401: no
+key, or an unknown one. 403: a key that lacks the right. 404: no such rollout. 409: stale version,
+closed gate, illegal in this state; nothing was changed. 422: malformed; nothing was started. 503:
+the store did not answer, and the sentence says whether the outcome is unknown.
 
 Which role a route needs stands in `rollout.roles`. Where keys are on, whoever acts is the name of
 the key, whatever the body says.

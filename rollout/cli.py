@@ -1,6 +1,7 @@
 """The verbs of `turnout rollout`: one verb is one call of the controller's API.
 
-For people there are sentences and tables; `--json` prints the API's own answer. The exit code
+For people there are sentences and tables; `--json` prints the API's own answer, and where there is
+none, or a refusal, an object with `error` and `errors` on stdout. The exit code
 tells a program what to do next: 0 done, 1 refused (and nothing was changed), 2 wrong usage or a
 malformed plan, 3 the controller was not reached or the outcome is unknown (look at the status, or
 send the command again with the same `--idempotency-key`). `watch` ends with 0 when the rollout
@@ -10,11 +11,12 @@ succeeded, with 1 when it ended otherwise, and with 130 after Ctrl-C.
 import json
 import os
 import shlex
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Final, NoReturn, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import typer
 from pydantic import TypeAdapter
@@ -23,11 +25,11 @@ from rich.text import Text
 
 from rollout.explanation import Explanation
 from rollout.machine import AuditEntry
-from rollout.options import Asking, Ordering, Rollout, takes
+from rollout.options import UNSAID, Asking, Ordering, Rollout, takes
 from rollout.orders import Result, RolloutStatus, Status, Summary
-from rollout.plan import DEFAULT_PLAN, Plan
+from rollout.plan import DEFAULT_PLAN
 from rollout.planfile import PlanError, parse_plan, schema, write_plan
-from rollout.remote import USAGE, CallError, get, post, read
+from rollout.remote import STOP_TIMEOUT_S, TIMEOUT_S, UNKNOWN, USAGE, CallError, get, post, read
 from rollout.snapshot import Tier
 from rollout.tables import gate_view, status_view
 from rollout.views import audit_view, explanation_view, forecast_view, list_view, show_view
@@ -44,6 +46,13 @@ app = typer.Typer(
 )
 PIPED: Final = 200
 """Columns of a table that goes into a file or a pipe, where nothing says how wide it may be."""
+STOPS: Final = frozenset({"abort", "pause"})
+"""The verbs of somebody in a hurry."""
+INSTEAD: Final = """\
+To take the candidate's traffic off without store and controller, on the machine of each gateway:
+  touch STATE_DIR/hold-at-incumbent
+It works within a second, and until the file is removed. STATE_DIR is what ROUTER_STATE_DIR names \
+there; of `turnout up` it is ~/.local/state/turnout/gateway"""
 _T = TypeVar("_T")
 
 
@@ -62,23 +71,20 @@ class Form(StrEnum):
 @takes(Ordering)
 def start(
     order: Ordering,
-    plan: Annotated[
-        Path | None,
-        typer.Argument(
-            help="A YAML file; without one the default plan.", exists=True, dir_okay=False
-        ),
-    ] = None,
+    plan: Annotated[Path, typer.Argument(help="A YAML file; - reads standard input.")],
 ) -> None:
     """Start a rollout: enter the first stage of a plan, and forecast how long the stages take.
 
     `turnout rollout plan > plan.yaml` writes a plan to edit; then
     `turnout rollout start plan.yaml --reason "weights of May"`. Every fault of a plan is listed
-    with its line, and then nothing is started (exit 2). With `--dry-run` the forecast alone.
+    with its line, and then nothing is started (exit 2). With `--dry-run` the forecast alone, also
+    where a freeze window keeps it from starting now (exit 1).
     """
-    body = order.body
-    if plan is not None:
-        body["plan"] = _read(plan).model_dump(mode="json")
-    _command(order, "/v1/rollouts", body)
+    with _failing(order):
+        document = _read(plan)
+        if order.reason == UNSAID and not order.dry_run:
+            raise CallError(USAGE, 'say why: --reason "..." stands in the audit for good')
+    _command(order, "/v1/rollouts", {**order.body, "plan": document})
 
 
 def _plain(verb: str, told: str) -> None:
@@ -86,7 +92,7 @@ def _plain(verb: str, told: str) -> None:
 
     @takes(Ordering)
     def command(order: Ordering, rollout: Rollout = "current") -> None:
-        _command(order, f"/v1/rollouts/{rollout}/{verb}", order.body)
+        _command(order, f"/v1/rollouts/{rollout}/{verb}", order.body, stops=verb in STOPS)
 
     command.__name__, command.__doc__ = verb, told
     app.command()(command)
@@ -126,7 +132,8 @@ for _verb, _told in {
     "abort": """Take all traffic off the candidate at once, for good.
 
     `turnout rollout abort --reason "errors on the new pool"`. The tier table is then as it was
-    before the start; another try is a `retry` or a new `start`.
+    before the start; another try is a `retry` or a new `start`. Where neither store nor controller
+    answers, it says what stops the traffic at the gateways.
     """,
     "retry": """Start the plan of a rollout that ended anew: another id and salt, no old evidence.
 
@@ -185,6 +192,7 @@ def watch(
 ) -> None:
     """Follow a rollout until it ends; a line for each change where this is no terminal.
 
+    With `--json` a line for each change is what `explain --json` prints, or an object with `error`.
     Exits with 0 when the rollout succeeded, 1 when it ended otherwise, 130 after Ctrl-C.
     """
     with _failing(asking):
@@ -235,21 +243,22 @@ def report(
 ) -> None:
     """Write the shadow comparison report: `turnout rollout report -o report.html`.
 
-    Without `--format` the file's name decides (.html, .md), and without a file it is JSON.
+    Without `--format` the file's name decides (.html, .md, .json), and without a file it is JSON.
     """
-    by_name = {".html": Form.HTML, ".htm": Form.HTML, ".md": Form.MARKDOWN}
-    named = by_name.get(output.suffix) if output is not None and not asking.as_json else None
-    chosen = form or named or Form.JSON
     with _failing(asking):
+        chosen = form or (Form.JSON if output is None else _form_of(output))
         answer = get(asking, f"/v1/rollouts/{rollout}/report", {"format": chosen.value})
-    if output is None:
-        typer.echo(answer.text)
-        return
-    try:
-        output.write_bytes(answer.content)
-    except OSError as error:
-        _fail(USAGE, f"cannot write {output}: {error.strerror}")
-    _say(f"wrote {output} ({len(answer.content)} bytes)")
+        if output is None:
+            typer.echo(answer.text)
+            return
+        try:
+            output.write_bytes(answer.content)
+        except OSError as error:
+            raise CallError(USAGE, f"cannot write {output}: {error.strerror}") from None
+    if asking.as_json:
+        typer.echo(json.dumps({"file": str(output), "bytes": len(answer.content)}))
+    else:
+        _say(f"wrote {output} ({len(answer.content)} bytes)")
 
 
 @app.command()
@@ -267,6 +276,17 @@ def schema_() -> None:
 # --- one call ------------------------------------------------------------------------------------
 
 
+def _form_of(file: Path) -> Form:
+    """Tell what a report is written as by the name of its file. Raises CallError."""
+    names = {".html": Form.HTML, ".htm": Form.HTML, ".md": Form.MARKDOWN, ".json": Form.JSON}
+    if found := names.get(file.suffix.lower()):
+        return found
+    raise CallError(
+        USAGE,
+        f"{file}: a report is .html, .md or .json; for another name say which with --format",
+    )
+
+
 def _show(
     asking: Asking,
     path: str,
@@ -282,9 +302,9 @@ def _show(
             _out().print(view(read(answer, kind)))
 
 
-def _command(order: Ordering, path: str, body: dict[str, Any]) -> None:
-    with _failing(order):
-        answer = post(order, path, body)
+def _command(order: Ordering, path: str, body: dict[str, Any], *, stops: bool = False) -> None:
+    with _failing(order, INSTEAD if stops else None):
+        answer = post(order, path, body, STOP_TIMEOUT_S if stops else TIMEOUT_S)
         if order.as_json:
             typer.echo(answer.text)
             return
@@ -296,41 +316,56 @@ def _command(order: Ordering, path: str, body: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _failing(asking: Asking) -> Iterator[None]:
-    """Say what became of a call that did not succeed, and exit with its code."""
+def _failing(asking: Asking, instead: str | None = None) -> Iterator[None]:
+    """Say what became of a call that did not succeed, and exit with its code.
+
+    `instead` is what helps where neither controller nor store answers.
+    """
     try:
         yield
     except CallError as error:
-        if asking.as_json and error.text is not None:
-            typer.echo(error.text)
-            raise typer.Exit(error.code) from None
-        if error.verdict:
-            _err().print(gate_view(error.verdict))
-        _fail(error.code, str(error))
+        helps = instead if error.code == UNKNOWN else None
+        if asking.as_json:
+            typer.echo(json.dumps(error.document | ({"instead": helps} if helps else {})))
+        else:
+            _tell(error, helps)
+        raise typer.Exit(error.code) from None
 
 
-def _read(path: Path) -> Plan:
-    """Read a plan file; on faults print each with its line, and exit 2."""
+def _tell(error: CallError, helps: str | None) -> None:
+    """Print for a person what went wrong, the figures behind it first."""
+    if error.forecast:
+        _out().print(forecast_view(error.forecast))
+    if error.verdict:
+        _err().print(gate_view(error.verdict))
+    for line in (*error.faults, str(error), *([helps] if helps else [])):
+        _err().print(Text(line), soft_wrap=True)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Read a plan file. Raises CallError with every fault, each with its line."""
     try:
-        return parse_plan(path.read_text(encoding="utf-8"))
+        raw = sys.stdin.buffer.read() if path == Path("-") else path.read_bytes()
+        return parse_plan(raw.decode("utf-8")).model_dump(mode="json")
     except UnicodeDecodeError as error:
-        _fail(USAGE, f"{path}: this is no UTF-8 text: {error.reason} at byte {error.start}")
+        told = f"this is no UTF-8 text: {error.reason} at byte {error.start}"
+        raise CallError(USAGE, f"{path}: {told}") from None
     except OSError as error:
-        _fail(USAGE, f"{path}: {error.strerror}")
+        raise CallError(USAGE, f"{path}: {error.strerror}") from None
     except PlanError as error:
-        for fault in error.errors:
-            place = f"{path}:{fault.line}" if fault.line else str(path)
-            _err().print(Text(f"{place} {fault}"), soft_wrap=True)
-        _fail(USAGE, f"faults in {path}: {len(error.errors)}; nothing was started")
+        raise CallError(
+            USAGE,
+            f"faults in {path}: {len(error.errors)}; nothing was started",
+            {"errors": [fault._asdict() for fault in error.errors]},
+            faults=[
+                f"{path}:{fault.line} {fault}" if fault.line else f"{path} {fault}"
+                for fault in error.errors
+            ],
+        ) from None
 
 
 def _say(message: str) -> None:
     _out().print(Text(message), soft_wrap=True)
-
-
-def _fail(code: int, message: str) -> NoReturn:
-    _err().print(Text(message), soft_wrap=True)
-    raise typer.Exit(code)
 
 
 def _out() -> Console:

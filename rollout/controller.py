@@ -25,7 +25,7 @@ from rollout.judge import Judgement, judge, unreadable
 from rollout.machine import Command, Detail, IllegalTransition, Record, begin, event_of, step
 from rollout.marks import marks_of, unknown_marks
 from rollout.minutes import Horizon
-from rollout.orders import Order, Refused, Result, Status, Verb, describe
+from rollout.orders import FrozenStart, Order, Refused, Result, Status, Verb, describe
 from rollout.plan import Plan
 from rollout.shown import Reader
 from rollout.snapshot import Tier
@@ -361,13 +361,15 @@ class Controller:
             retry_of=before,
             marks=marks,
         )
-        _thawed(record, stored.now)
-        changes = table_changes(held_tiers, tiers) if held_tiers else ()
         traffic = await history.recent_traffic(self._store, plan, tiers, stored.now)
+        takes = forecast(plan, traffic)
+        if told := _frost(record, stored.now):
+            raise FrozenStart(told, takes)
+        changes = table_changes(held_tiers, tiers) if held_tiers else ()
         return Decision.of(
             None,
             record,
-            forecast=forecast(plan, traffic),
+            forecast=takes,
             also="; ".join([f"the tier table changes: {', '.join(changes)}"] if changes else []),
         )
 
@@ -466,8 +468,13 @@ def _held(stored: Stored, rollout: str) -> Record:
 
 
 def _thawed(record: Record, now: float) -> None:
-    if told := barred(record, now):
-        raise FrozenNow(f"the plan {record.plan.name!r} is {told}: {UNCHANGED}")
+    if told := _frost(record, now):
+        raise FrozenNow(told)
+
+
+def _frost(record: Record, now: float) -> str | None:
+    told = barred(record, now)
+    return f"the plan {record.plan.name!r} is {told}: {UNCHANGED}" if told else None
 
 
 def _remembers(stored: Stored, command: Verb) -> None:

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from backends.access import Right
 from rollout.errors import OutcomeUnknown, RolloutError
-from rollout.orders import Refused
+from rollout.orders import FrozenStart, Refused
 from rollout.planfile import PlanError
 from rollout.roles import right_for
 
@@ -58,6 +58,8 @@ async def rollout_error(_: Request, error: Exception) -> Response:
         body["errors"] = [fault._asdict() for fault in error.errors]
     if isinstance(error, Refused):
         body["verdict"] = error.verdict.model_dump(mode="json")
+    if isinstance(error, FrozenStart):
+        body["forecast"] = error.forecast.model_dump(mode="json")
     if isinstance(error, OutcomeUnknown):
         body["outcome"] = "unknown"
     return JSONResponse(body, error.status)

@@ -8,7 +8,7 @@ from typing import Final
 
 from rollout.background import Background, background, place, tiers_in_scope
 from rollout.errors import StoreUnavailable
-from rollout.forecast import DAY_S, Traffic
+from rollout.forecast import DAY_S, Traffic, Unmeasured
 from rollout.gates import LatencyQuantile
 from rollout.machine import Record
 from rollout.marks import quantiles
@@ -18,7 +18,7 @@ from rollout.store.port import Journal, Observations, Store
 from rollout.tally import StageTally
 from rollout.trace import Point, due, point
 from rollout.verdict import Judgement
-from rollout.wording import span
+from rollout.wording import count, span
 
 RECENT_S: Final = 30 * 86_400.0
 """Traffic that is older says nothing about the next stage."""
@@ -102,11 +102,11 @@ async def lately(
 
 async def recent_traffic(
     store: Store, plan: Plan, tiers: tuple[Tier, ...], now: float
-) -> Traffic | None:
-    """Find the traffic in a plan's scope, lately; None where nothing is known of it.
+) -> Traffic | Unmeasured:
+    """Find the traffic in a plan's scope, lately, or say why nothing is known of it.
 
-    First what gateways saw outside rollouts since the last one; else the newest rollout that saw
-    any, whose requests were its own.
+    First what gateways saw outside rollouts since the last one, once that is a minute; else the
+    newest rollout that saw any, whose requests were its own.
     """
     seen = await lately(store, plan, tiers, now)
     if seen.per_s:
@@ -116,7 +116,14 @@ async def recent_traffic(
             keyed_percent=100 * seen.keyed / seen.requests,
             source=source,
         )
-    return await _traffic_on_trial(store, plan.scope, now)
+    if found := await _traffic_on_trial(store, plan.scope, now):
+        return found
+    if seen.requests:
+        return Unmeasured(
+            told=f"only {span(seen.seconds)} of traffic in scope was seen so far "
+            f"({count(seen.requests)} requests), too short for a rate"
+        )
+    return Unmeasured()
 
 
 async def _traffic_on_trial(store: Store, scope: Scope, now: float) -> Traffic | None:
@@ -125,8 +132,7 @@ async def _traffic_on_trial(store: Store, scope: Scope, now: float) -> Traffic |
             continue
         visit = record.visits[-1]
         seen = await store.observations(record.id, visit.evidence_epoch, [visit.stage])
-        lasted = (visit.left_at or now) - visit.entered_at
-        if traffic := _traffic(seen.counts[visit.stage], lasted, f"{record.id}, {visit.stage}"):
+        if traffic := _traffic(seen.counts[visit.stage], record, (visit.left_at or now)):
             return traffic
     return None
 
@@ -168,7 +174,10 @@ def _latencies(counts: Mapping[str, int], role: Role) -> dict[int, int]:
     return bins
 
 
-def _traffic(counts: Mapping[str, int], lasted_s: float, source: str) -> Traffic | None:
+def _traffic(counts: Mapping[str, int], record: Record, until: float) -> Traffic | None:
+    """Say what a record's last stage saw, until Unix second `until`. By request, no keys count."""
+    visit = record.visits[-1]
+    lasted_s = until - visit.entered_at
     totals: dict[str, int] = {}
     for field, value in counts.items():
         name = field.rpartition("|")[2]
@@ -180,5 +189,8 @@ def _traffic(counts: Mapping[str, int], lasted_s: float, source: str) -> Traffic
     seen = assigned + keyless
     if not seen or lasted_s <= 0:
         return None
-    keyed = 100 * assigned / seen if keyless else None
-    return Traffic(requests_per_s=seen / lasted_s, keyed_percent=keyed, source=source)
+    return Traffic(
+        requests_per_s=seen / lasted_s,
+        keyed_percent=100 * assigned / seen if record.plan.unit == "key" else None,
+        source=f"{record.id}, {visit.stage}",
+    )

@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from rollout.errors import RolloutError
+from rollout.errors import FrozenNow, RolloutError
 from rollout.forecast import Forecast
 from rollout.machine import Approval, Command, Event, Hold, Record, State, Visit, commands, live
 from rollout.plan import Plan
@@ -134,6 +134,15 @@ class Refused(RolloutError):  # noqa: N818 - a decision, not a mistake
     def __init__(self, message: str, verdict: Verdict) -> None:
         super().__init__(message)
         self.verdict = verdict
+
+
+class FrozenStart(FrozenNow):
+    """A rollout that a freeze window keeps from starting now. Nothing was changed."""
+
+    def __init__(self, message: str, forecast: Forecast) -> None:
+        super().__init__(message)
+        self.forecast = forecast
+        """How long its stages will take once it may start."""
 
 
 def describe(record: Record) -> RolloutStatus:

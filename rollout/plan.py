@@ -350,6 +350,8 @@ def _last_faults(stages: Sequence[Readable]) -> Iterator[tuple[str, str]]:
 
 
 _WEEK: Final = 7 * _DAY
+_PATIENCE: Final = 4 * _WEEK
+"""What is undecided so long is held for a person: it will hardly be decided by waiting."""
 
 DEFAULT_PLAN: Final = Plan(
     name="default",
@@ -360,6 +362,7 @@ DEFAULT_PLAN: Final = Plan(
             mode="shadow",
             weight=5,
             min_duration_s=_WEEK,
+            max_duration_s=_PATIENCE,
             min_requests=1000,
             min_pairs=50,
         ),
@@ -370,6 +373,7 @@ DEFAULT_PLAN: Final = Plan(
                 weight=weight,
                 shadow_sample=5,
                 min_duration_s=_WEEK,
+                max_duration_s=_PATIENCE,
                 min_requests=1000,
                 min_pairs=50,
             )

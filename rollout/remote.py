@@ -1,14 +1,17 @@
 """The controller from outside: one call of its HTTP interface, and what became of it.
 
-A call that does not succeed raises `CallError`, whose `code` is what the command line exits with.
+A call that does not succeed raises `CallError`, whose `code` is what the command line exits with,
+and whose `document` is what `--json` prints: always an object with `error` and `errors`.
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import httpx2
 from pydantic import TypeAdapter, ValidationError
 
+from rollout.forecast import Forecast
 from rollout.options import Asking
 from rollout.verdict import Verdict
 
@@ -16,6 +19,11 @@ REFUSED: Final = 1
 USAGE: Final = 2
 UNKNOWN: Final = 3
 TIMEOUT_S: Final = 30.0
+STOP_TIMEOUT_S: Final = 6.0
+"""Of what takes traffic off: just longer than a controller itself waits for its store (5 s).
+
+Whoever is in a hurry must learn soon that another way is needed."""
+_UNAUTHORIZED: Final = 401
 _SERVER_ERROR: Final = 500
 _UNPROCESSABLE: Final = 422
 _OK: Final = 300
@@ -23,15 +31,33 @@ _T = TypeVar("_T")
 
 
 class CallError(Exception):
-    """A call that did not succeed. `text` is the controller's answer as it came, if one came."""
+    """A call that did not succeed. `told` is what the controller answered, if it did."""
 
     def __init__(
-        self, code: int, message: str, *, text: str | None = None, verdict: Verdict | None = None
+        self,
+        code: int,
+        message: str,
+        told: Mapping[str, Any] | None = None,
+        faults: Sequence[str] = (),
     ) -> None:
         super().__init__(message)
         self.code = code
-        self.text = text
-        self.verdict = verdict
+        self.faults = faults
+        """What stands before the message where a person reads: a line for each fault of a plan."""
+        self.document: dict[str, Any] = {"errors": [], **(told or {}), "error": message}
+        """What a program reads: `error`, `errors`, and what else the controller said."""
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """What the gate said, if it was the gate that refused."""
+        told = self.document.get("verdict")
+        return Verdict.model_validate(told) if told else None
+
+    @property
+    def forecast(self) -> Forecast | None:
+        """How long the stages would take, where a start was refused for now."""
+        told = self.document.get("forecast")
+        return Forecast.model_validate(told) if told else None
 
 
 def get(asking: Asking, path: str, params: dict[str, str] | None = None) -> httpx2.Response:
@@ -39,9 +65,11 @@ def get(asking: Asking, path: str, params: dict[str, str] | None = None) -> http
     return _call(asking, "GET", path, params=params)
 
 
-def post(asking: Asking, path: str, body: dict[str, Any]) -> httpx2.Response:
+def post(
+    asking: Asking, path: str, body: dict[str, Any], timeout_s: float = TIMEOUT_S
+) -> httpx2.Response:
     """Send a command. Raises CallError."""
-    return _call(asking, "POST", path, body=body)
+    return _call(asking, "POST", path, body=body, timeout_s=timeout_s)
 
 
 def read(answer: httpx2.Response, kind: type[_T]) -> _T:
@@ -53,7 +81,6 @@ def read(answer: httpx2.Response, kind: type[_T]) -> _T:
             UNKNOWN,
             f"the controller's answer cannot be read (is it of another version?): {error}; "
             "--json prints it as it is",
-            text=answer.text,
         ) from None
 
 
@@ -64,6 +91,7 @@ def _call(
     *,
     body: dict[str, Any] | None = None,
     params: dict[str, str] | None = None,
+    timeout_s: float = TIMEOUT_S,
 ) -> httpx2.Response:
     url = asking.url
     headers = {"authorization": f"Bearer {asking.token}"} if asking.token else {}
@@ -74,7 +102,7 @@ def _call(
             json=body,
             params=params,
             headers=headers,
-            timeout=TIMEOUT_S,
+            timeout=timeout_s,
         )
     except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
         raise CallError(USAGE, f"the controller's URL {url!r} is none: {error}") from None
@@ -94,13 +122,14 @@ def _call(
             UNKNOWN,
             f"the controller at {url} gave no answer ({type(error).__name__}): the outcome is "
             f"unknown; look at `turnout rollout status`{again}",
+            {"outcome": "unknown"} if body else None,
         ) from None
     if answer.status_code >= _OK:
-        raise _refusal(answer)
+        raise _refusal(answer, asking.token)
     return answer
 
 
-def _refusal(answer: httpx2.Response) -> CallError:
+def _refusal(answer: httpx2.Response, token: str | None) -> CallError:
     code = REFUSED
     if answer.status_code >= _SERVER_ERROR:
         code = UNKNOWN
@@ -109,8 +138,10 @@ def _refusal(answer: httpx2.Response) -> CallError:
     try:
         told = json.loads(answer.content)
         message = str(told["error"])
-        verdict = Verdict.model_validate(told["verdict"]) if told.get("verdict") else None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        message = f"the controller answered {answer.status_code}: {answer.text[:200]}"
-        verdict = None
-    return CallError(code, message, text=answer.text, verdict=verdict)
+    except (ValueError, KeyError, TypeError):
+        return CallError(code, f"the controller answered {answer.status_code}: {answer.text[:200]}")
+    if answer.status_code == _UNAUTHORIZED:
+        given = "the API key that came with" if token else "an API key is needed: give yours with"
+        unknown = " is not known to this controller" if token else ""
+        message = f"{given} --token or TURNOUT_CONTROLLER_TOKEN{unknown}"
+    return CallError(code, message, told)

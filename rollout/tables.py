@@ -11,7 +11,7 @@ from rollout.orders import RolloutStatus, Status
 from rollout.quantities import duration
 from rollout.snapshot import HITS
 from rollout.tally import Quantiles, RoleTally, StageTally
-from rollout.verdict import Verdict
+from rollout.verdict import Check, Verdict
 from rollout.wording import count, milliseconds, percent, span
 
 COLOURS: Final = {"PASS": "green", "FAIL": "bold red", "INCONCLUSIVE": "yellow", "ERROR": "red"}
@@ -52,9 +52,15 @@ def gate_view(verdict: Verdict) -> Table:
     for name in ("check", "", "observed", "required"):
         table.add_column(name)
     for check in verdict.checks:
-        kind = Text(check.kind, COLOURS[check.kind])
-        table.add_row(Text(check.name), kind, Text(check.observed), Text(check.required))
+        table.add_row(Text(check.name), kind_of(check), Text(check.observed), Text(check.required))
     return table
+
+
+def kind_of(check: Check) -> Text:
+    """Write what became of a check, and whether it decides."""
+    if check.decides:
+        return Text(check.kind, COLOURS[check.kind])
+    return Text(f"{check.kind}, reported only", "dim")
 
 
 def _gateways(status: Status) -> str:

@@ -8,10 +8,10 @@ from rich.table import Table
 from rich.text import Text
 
 from rollout.explanation import Explanation, Missing
-from rollout.forecast import Forecast
+from rollout.forecast import UNKNOWN, Forecast
 from rollout.machine import AuditEntry, State, Visit
 from rollout.orders import RolloutStatus, Summary
-from rollout.tables import COLOURS
+from rollout.tables import COLOURS, kind_of
 from rollout.verdict import Check, Verdict
 from rollout.wording import count, evidence, number, span, when
 
@@ -86,7 +86,7 @@ def forecast_view(forecast: Forecast) -> RenderableType:
     """Show how long the stages will take."""
     table = _table("stage", "at least", "expected", "bound by", title="forecast")
     for stage in forecast.stages:
-        expected = "not known" if forecast.traffic is None else "never at this rate"
+        expected = UNKNOWN if stage.bound_by == UNKNOWN else "never at this rate"
         if stage.days is not None:
             expected = _days(stage.days)
         table.add_row(Text(stage.stage), _days(stage.least_days), expected, Text(stage.bound_by))
@@ -116,17 +116,17 @@ def checks_view(verdict: Verdict, title: str) -> Table:
     table = _table(
         "check", "", "observed", "required", "e-value", "interval", "counts", title=title
     )
+    table.columns[-1].no_wrap = True  # a line each: a name that is broken is read as two
     for check in verdict.checks:
         proof = check.evidence
-        kind = check.kind if check.decides else f"{check.kind}, reported only"
         table.add_row(
             Text(check.name),
-            Text(kind, COLOURS[check.kind] if check.decides else "dim"),
+            kind_of(check),
             Text(check.observed),
             Text(check.required),
             Text(f"{evidence(proof.ln_e)} of {number(proof.threshold)}" if proof else ""),
             Text(_interval(check)),
-            Text(", ".join(f"{name} {n}" for name, n in proof.counts.items()) if proof else ""),
+            Text("\n".join(f"{name} {n}" for name, n in proof.counts.items()) if proof else ""),
         )
     return table
 

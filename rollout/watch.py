@@ -1,14 +1,18 @@
 """`turnout rollout watch`: one rollout, followed until it ends.
 
 On a terminal the explanation is drawn anew at each look. Elsewhere one line is printed whenever
-something has changed, so that a log of it stays short. A controller or a store that does not answer
-is told and asked again: only the end of the rollout, or Ctrl-C, ends the watching.
+something has changed, so that a log of it stays short; with `--json` that line is the explanation
+itself, or an object with `error`. A controller or a store that does not answer is told and asked
+again: only the end of the rollout, or Ctrl-C, ends the watching.
 """
 
+import functools
+import json
 import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
+import typer
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
@@ -38,9 +42,13 @@ def watch(
     Raises CallError when there is no such rollout, or when the first look fails.
     """
     looks = _looks(asking, rollout, interval_s, sleep)
-    follow = _redraw if console.is_terminal else _print_changes
     try:
-        last = follow(looks, console)
+        if asking.as_json:
+            last = _follow_changes(looks, _print_json)
+        elif console.is_terminal:
+            last = _redraw(looks, console)
+        else:
+            last = _follow_changes(looks, functools.partial(_print_line, console))
     except KeyboardInterrupt:
         return INTERRUPTED
     return SUCCEEDED if last.state == "succeeded" else ENDED_OTHERWISE
@@ -83,20 +91,30 @@ def _redraw(looks: Iterator[Explanation | CallError], console: Console) -> Expla
     return last
 
 
-def _print_changes(looks: Iterator[Explanation | CallError], console: Console) -> Explanation:
+def _follow_changes(
+    looks: Iterator[Explanation | CallError], show: Callable[[Explanation | CallError], None]
+) -> Explanation:
+    """Show what differs from the look before by more than the passing of time."""
     last: Explanation | None = None
     before = ""
     for seen in looks:
-        if isinstance(seen, Explanation):
-            last, now = seen, line(seen)
-        else:
-            now = str(seen)
+        now = line(seen) if isinstance(seen, Explanation) else str(seen)
         if now != before:
-            stamp = f"{when(last.now)} " if last and now == line(last) else ""
-            console.print(Text(f"{stamp}{now}"), soft_wrap=True)
+            show(seen)
         before = now
+        last = seen if isinstance(seen, Explanation) else last
     assert last is not None  # noqa: S101 - likewise
     return last
+
+
+def _print_json(seen: Explanation | CallError) -> None:
+    told = json.dumps(seen.document) if isinstance(seen, CallError) else seen.model_dump_json()
+    typer.echo(told)
+
+
+def _print_line(console: Console, seen: Explanation | CallError) -> None:
+    told = f"{when(seen.now)} {line(seen)}" if isinstance(seen, Explanation) else str(seen)
+    console.print(Text(told), soft_wrap=True)
 
 
 def line(seen: Explanation) -> str:

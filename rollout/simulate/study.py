@@ -1,7 +1,7 @@
 """One simulation from its options to its figures: which settings, how many replicates, a bar."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from rich.console import Console
@@ -9,12 +9,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from rollout.plan import Plan
 from rollout.simulate import pool
-from rollout.simulate.looks import grid
+from rollout.simulate.looks import Grid, grid
 from rollout.simulate.replicate import Outcome
 from rollout.simulate.scenario import SCENARIOS, Levels, setting
 from rollout.simulate.summary import Summary
 from rollout.snapshot import HITS
-from rollout.wording import span
+from rollout.wording import count, span
 
 ALL = "all"
 
@@ -104,10 +104,21 @@ class Study:
         return (
             f"looks of the controller until a stage's horizon: {each}, on a geometric grid",
             "(a real controller looks every few seconds: fewer looks can only help a rule)",
+            *self._resolution(grids.values()),
             f"windows of the rivals: {' or '.join(windows)}; a rival looks after each of them",
             f"a stage that has not decided after {' or '.join(horizons)} is inconclusive",
             "gates that pass are followed and approvals are given at once",
         )
+
+    def _resolution(self, grids: Iterable[Grid]) -> Iterator[str]:
+        """Say how finely requests to a decision can be told."""
+        rates = sorted({one.world.rps for one in self._settings})
+        for grain_s in sorted({one.grain_s for one in grids}):
+            requests = " or ".join(count(rps * grain_s) for rps in rates)
+            yield (
+                f"two looks lie {span(grain_s)} apart at least, which is {requests} requests: no "
+                "decision is timed finer than that"
+            )
 
     def as_json(self) -> dict[str, Any]:
         """Give everything by name."""

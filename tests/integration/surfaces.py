@@ -69,8 +69,15 @@ def terminal_tables(text: str) -> list[Table]:
         if line.startswith("┃"):
             columns = tuple(cell.strip() for cell in line.strip("┃").split("┃"))
         elif line.startswith("│"):
-            cells = (cell.strip() for cell in line.strip("│").split("│"))
-            rows.append(dict(zip(columns, cells, strict=True)))
+            cells = [cell.strip() for cell in line.strip("│").split("│")]
+            row = dict(zip(columns, cells, strict=True))
+            if cells[0]:
+                rows.append(row)
+            else:  # a cell of several lines: no row of ours begins with an empty cell
+                before = rows[-1]
+                rows[-1] = {
+                    name: "\n".join(filter(None, (before[name], row[name]))) for name in row
+                }
         elif line.startswith("└"):
             tables.append(Table(about, columns, tuple(rows)))
             rows = []

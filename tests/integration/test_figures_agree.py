@@ -345,7 +345,7 @@ def _same_checks(table: Table, verdict: Verdict) -> None:
         _same_check(row, check)
         proof = check.evidence
         if proof is not None:
-            counts = dict(part.rsplit(" ", 1) for part in row["counts"].split(", ") if part)
+            counts = dict(part.rsplit(" ", 1) for part in row["counts"].splitlines())
             assert {name: int(n) for name, n in counts.items()} == proof.counts
 
 

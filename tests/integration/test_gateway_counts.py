@@ -13,6 +13,7 @@ from rollout import history
 from rollout.background import background, place
 from rollout.controller import Controller
 from rollout.feed import Feed
+from rollout.forecast import Traffic
 from rollout.minutes import Horizon
 from rollout.orders import Order
 from rollout.plan import DEFAULT_PLAN
@@ -178,7 +179,7 @@ async def test_what_gateways_see_outside_a_rollout_is_what_its_start_is_forecast
     by_candidate = await history.lately(store, DEFAULT_PLAN, DEFAULT_TIERS, later, "phase2")
     assert by_candidate.requests == 0
     traffic = await history.recent_traffic(store, DEFAULT_PLAN, DEFAULT_TIERS, later)
-    assert traffic is not None
+    assert isinstance(traffic, Traffic)
     assert traffic.requests_per_s == pytest.approx(4 / long.seconds)
     assert traffic.keyed_percent == 75
     assert traffic.source.startswith("no rollout, the last ")

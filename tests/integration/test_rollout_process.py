@@ -22,6 +22,7 @@ from rollout.planfile import write_plan
 from rollout.snapshot import Batch, Cell, Counter
 
 RUNNER = CliRunner()
+START = ("start", "-", "--reason", "a test")
 QUICK = re.sub(
     r"require: null",
     "require: []",
@@ -64,7 +65,9 @@ def url(process: tuple[subprocess.Popen[str], str], valkey_url: str) -> str:
 
 
 def run(*words: str, url: str) -> Ran:
-    result = RUNNER.invoke(app, list(words), env={"TURNOUT_CONTROLLER_URL": url, "COLUMNS": "200"})
+    environment = {"TURNOUT_CONTROLLER_URL": url, "COLUMNS": "200"}
+    plan = write_plan(DEFAULT_PLAN)
+    result = RUNNER.invoke(app, list(words), env=environment, input=plan)
     return Ran(result.exit_code, result.stdout, result.stderr)
 
 
@@ -112,7 +115,7 @@ def test_the_command_line_walks_a_rollout_to_success_and_writes_its_report(
 
 
 def test_a_stale_version_is_refused_with_1_and_nothing_changes(url: str) -> None:
-    run("start", url=url)
+    run(*START, url=url)
     refused = run("pause", "--expect-version", "1.7", url=url)
     assert (refused.code, refused.out) == (1, "")
     assert "at version 1.1, but version 1.7 was expected: nothing was changed" in refused.err
@@ -120,7 +123,7 @@ def test_a_stale_version_is_refused_with_1_and_nothing_changes(url: str) -> None
 
 
 def test_a_closed_gate_is_refused_with_1_and_its_figures(url: str) -> None:
-    run("start", url=url)
+    run(*START, url=url)
     refused = run("advance", url=url)
     assert refused.code == 1
     assert "0 of 1000 requests in scope" in refused.err
@@ -145,7 +148,7 @@ def test_a_malformed_plan_is_told_by_file_and_line_with_2_and_nothing_starts(
     [
         (("status", "--url", "http://127.0.0.1:1"), 3, "no controller at http://127.0.0.1:1"),
         (("abort", "--url", "nonsense"), 2, "the controller's URL 'nonsense' is none"),
-        (("start", "no such file.yaml"), 2, "does not exist"),
+        (("start", "no such file.yaml"), 2, "no such file.yaml: No such file or directory"),
         (("abort",), 1, "there is no rollout yet"),
         (("abort", "--reason", ""), 2, "reason: String should have at least 1 character"),
     ],
@@ -159,8 +162,8 @@ def test_what_cannot_be_done_says_why_and_ends_with_its_code(
 
 
 def test_a_command_that_is_sent_again_with_its_key_happens_once(url: str) -> None:
-    first = run("start", "--idempotency-key", "k1", url=url)
-    again = run("start", "--idempotency-key", "k1", url=url)
+    first = run(*START, "--idempotency-key", "k1", url=url)
+    again = run(*START, "--idempotency-key", "k1", url=url)
     assert again == (0, f"done before: {first.out}", "")
 
 

@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -76,7 +77,9 @@ def run(*words: str, url: str, right: Right = Right.VIEWER, terminal: str = "200
         "TURNOUT_CONTROLLER_TOKEN": SECRETS[right],
         "COLUMNS": terminal,
     }
-    result = RUNNER.invoke(app, list(words), env=environment)
+    if words[0] == "start":  # the default plan, and some reason
+        words = ("start", "-", "--reason", "a test", *words[1:])
+    result = RUNNER.invoke(app, list(words), env=environment, input=write_plan(DEFAULT_PLAN))
     return Ran(result.exit_code, result.stdout, result.stderr)
 
 
@@ -180,7 +183,10 @@ def test_every_role_does_what_is_its_own_and_a_refusal_exits_with_1(url: str) ->
         assert run("abort", url=url, right=stops).code == 0
         assert operate("start", url=url).code == 0
     anonymous = RUNNER.invoke(app, ["status", "--url", url])
-    assert (anonymous.exit_code, "an API key is needed" in anonymous.stderr) == (1, True)
+    assert anonymous.exit_code == 1
+    assert "needed: give yours with --token or TURNOUT_CONTROLLER_TOKEN" in anonymous.stderr
+    strange = RUNNER.invoke(app, ["status", "--url", url, "--token", "x"])
+    assert "that came with --token or TURNOUT_CONTROLLER_TOKEN is not known" in strange.stderr
     wrong = RUNNER.invoke(app, ["status", "--url", url, "--token", "kéy"])
     assert (wrong.exit_code, "ASCII" in wrong.stderr) == (2, True)
 
@@ -226,6 +232,96 @@ def test_start_prints_its_forecast_and_a_dry_run_nothing_but_that(url: str) -> N
     assert json.loads(run("status", "--json", url=url).out)["version"] is None
 
 
+def test_a_start_wants_a_plan_and_a_reason_and_a_dry_run_the_plan_alone(url: str) -> None:
+    keys = ["--url", url, "--token", SECRETS[Right.OPERATOR]]
+    bare = RUNNER.invoke(app, ["start", "--reason", "x", *keys])
+    assert (bare.exit_code, "Missing argument" in bare.stderr) == (2, True)
+    plan = write_plan(DEFAULT_PLAN)
+    silent = RUNNER.invoke(app, ["start", "-", *keys], input=plan)
+    assert (silent.exit_code, silent.stderr.startswith("say why: --reason")) == (2, True)
+    assert RUNNER.invoke(app, ["start", "-", "--dry-run", *keys], input=plan).exit_code == 0
+    assert json.loads(run("status", "--json", url=url).out)["version"] is None
+
+
+def test_a_start_in_a_freeze_window_is_refused_with_its_forecast(url: str) -> None:
+    window = {"begins": "2020-01-01 00:00", "ends": "2099-01-01 00:00"}
+    plan = write_plan(Plan.model_validate({**DEFAULT_PLAN.model_dump(), "freeze": [window]}))
+    words = ["start", "-", "--dry-run", "--url", url, "--token", SECRETS[Right.OPERATOR]]
+    told = RUNNER.invoke(app, words, input=plan)
+    assert (told.exit_code, "nothing was changed" in told.stderr) == (1, True)
+    assert "at least 28 d by the stages' durations" in told.stdout
+    answer = json.loads(RUNNER.invoke(app, [*words, "--json"], input=plan).stdout)
+    assert [stage["least_days"] for stage in answer["forecast"]["stages"]] == [7, 7, 7, 7]
+    assert "is frozen until 2099" in answer["error"]
+
+
+def test_a_report_is_not_written_into_a_file_whose_name_says_otherwise(
+    url: str, tmp_path: Path
+) -> None:
+    operate("start", url=url)
+    refused = run("report", "-o", str(tmp_path / "report.pdf"), url=url)
+    assert refused.code == 2
+    assert "report.pdf: a report is .html, .md or .json" in refused.err
+    assert list(tmp_path.iterdir()) == []
+    assert run("report", "-o", str(tmp_path / "report.JSON"), url=url).code == 0
+    assert run("report", "--format", "md", "-o", str(tmp_path / "NOTES"), url=url).code == 0
+    assert "headline" in json.loads((tmp_path / "report.JSON").read_text())
+    assert (tmp_path / "NOTES").read_text().startswith("# ")
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["status", "--url", "http://127.0.0.1:1"], 3),
+        (["watch", "--url", "http://127.0.0.1:1"], 3),
+        (["abort", "--url", "nonsense"], 2),
+        (["start", "no such file.yaml", "--reason", "x"], 2),
+        (["start", "-", "--reason", "x"], 2),
+        (["start", "-"], 2),
+        (["report", "-o", "x.pdf"], 2),
+        (["show", "nothing"], 1),
+        (["advance"], 1),
+    ],
+)
+def test_with_json_every_failure_is_an_object_with_error_and_errors(
+    url: str, words: list[str], code: int
+) -> None:
+    environment = {
+        "TURNOUT_CONTROLLER_URL": url,
+        "TURNOUT_CONTROLLER_TOKEN": SECRETS[Right.OPERATOR],
+    }
+    told = RUNNER.invoke(app, [*words, "--json"], env=environment, input="name: Bad\nstages: []\n")
+    assert (told.exit_code, told.stderr) == (code, "")
+    answer = json.loads(told.stdout)
+    assert answer["error"]
+    lines = [fault["line"] for fault in answer["errors"]]
+    assert lines == ([1, 1, 2] if words[:2] == ["start", "-"] else [])
+
+
+@pytest.mark.parametrize("verb", ["abort", "pause"])
+def test_whoever_cannot_stop_it_here_is_told_soon_what_stops_it_at_the_gateways(
+    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rollout.cli.STOP_TIMEOUT_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as mute:  # connects, and never answers
+        hung = RUNNER.invoke(app, [verb, "--url", f"http://127.0.0.1:{mute.getsockname()[1]}"])
+    gone = RUNNER.invoke(app, [verb, "--url", "http://127.0.0.1:1"])
+    settings = {"TURNOUT_REDIS_URL": f"unix://{tmp_path}/nothing.sock", "ROLLOUT_PORT": "0"}
+    with started("rollout", tmp_path / "log", **settings) as process:
+        words = [verb, "--url", str(process.event("listening")["url"])]
+        lost = RUNNER.invoke(app, words)
+        answer = json.loads(RUNNER.invoke(app, [*words, "--json"]).stdout)
+        asked = RUNNER.invoke(app, ["resume", *words[1:]])
+        assert process.end() == 0
+    for told, part in ((hung, "is unknown"), (gone, "no controller at"), (lost, "store does not")):
+        assert told.exit_code == 3
+        assert part in told.stderr
+        assert "touch STATE_DIR/hold-at-incumbent" in told.stderr
+    assert "store does not answer" in answer["error"]
+    assert "touch STATE_DIR/hold-at-incumbent" in answer["instead"]
+    assert (asked.exit_code, "hold-at-incumbent" in asked.stderr) == (3, False)
+
+
 def test_export_prints_settings_that_a_shell_can_read(url: str) -> None:
     operate("start", url=url)
     going = run("export", url=url)
@@ -267,6 +363,23 @@ def test_watch_prints_a_line_for_each_change_and_ends_with_the_rollout(url: str)
         rest = watching.stdout.read()
         assert watching.wait(10) == 1
     assert "abort by the-operator: enough" in rest.strip().splitlines()[-1]
+
+
+def test_watch_prints_an_explanation_a_line_with_json(url: str) -> None:
+    operate("start", url=url)
+    environment = {
+        **os.environ,
+        "TURNOUT_CONTROLLER_URL": url,
+        "TURNOUT_CONTROLLER_TOKEN": SECRETS[Right.VIEWER],
+    }
+    words = [str(TURNOUT), "rollout", "watch", "--json", "--interval", "0.1"]
+    with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout is not None
+        seen = [Explanation.model_validate_json(watching.stdout.readline())]
+        operate("abort", "--reason", "enough", url=url)
+        seen += map(Explanation.model_validate_json, watching.stdout.read().splitlines())
+        assert watching.wait(10) == 1
+    assert (seen[0].state, seen[-1].state) == ("running", "aborted")
 
 
 def test_watch_ends_cleanly_with_ctrl_c(url: str) -> None:

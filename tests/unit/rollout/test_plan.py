@@ -66,6 +66,7 @@ def test_the_default_plan_is_5_shadow_25_50_100_for_seven_days_each() -> None:
     shape = [(stage.mode, stage.weight, stage.shadow_sample) for stage in DEFAULT_PLAN.stages]
     assert shape == [("shadow", 5, 0), ("ab", 25, 5), ("ab", 50, 5), ("ab", 100, 5)]
     assert {stage.min_duration_s for stage in DEFAULT_PLAN.stages} == {7 * 86_400}
+    assert {stage.max_duration_s for stage in DEFAULT_PLAN.stages} == {28 * 86_400}
 
 
 def test_a_written_plan_reads_back_as_itself() -> None:

@@ -10,6 +10,7 @@ from simulate_samples import short_plan
 from typer.testing import CliRunner
 
 from deploy.cli import app
+from rollout.plan import DEFAULT_PLAN
 from rollout.planfile import write_plan
 from rollout.simulate import pool
 from rollout.simulate.picture import draw
@@ -235,3 +236,16 @@ def test_the_same_figures_give_the_same_plot(tmp_path: Path) -> None:
         draw(tmp_path / name, [summary])
     one, two = ((tmp_path / name).read_bytes() for name in ("one.svg", "two.svg"))
     assert one == two
+
+
+def test_how_finely_a_decision_is_timed_is_told() -> None:
+    seconds = {"min_duration_s": 3.0, "max_duration_s": 60.0}
+    hasty = tuple(stage.model_copy(update=seconds) for stage in short_plan().stages)
+    for plan, told in (
+        (short_plan(stages=hasty), "two looks lie 1 min apart at least, which is 1,200 requests"),
+        (DEFAULT_PLAN, "two looks lie 42 min apart at least, which is 50,400 requests"),
+    ):
+        study = Study(
+            plan=plan, names=("aa",), levels=Levels(rps=20.0), seed=1, replicates=1, looks=4
+        )
+        assert [one for one in study.remarks() if one.startswith(told)], study.remarks()
