@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from rollout import timecharts, wording
 from rollout.document import ArmReport, LengthArm, LengthReport, Report, StageReport
-from rollout.drawing import FAINT, INK, Panel, canvas, panel, row_of_panels, svg
+from rollout.drawing import FAINT, INK, Panel, canvas, log_ticks, panel, row_of_panels, svg
 from rollout.snapshot import HITS, Role
 from rollout.tally import Agreement, Quantiles
 
@@ -221,7 +221,7 @@ def _overlap_panel(name: str, stage: StageReport) -> Panel:
         axes.set_xlim(-0.6 / k - 0.02, 1 + 0.6 / k + 0.02)
         axes.set_ylim(0, 100)
         axes.set_xticks([0, 1])
-        axes.set_xlabel(f"overlap@{k}")
+        axes.set_xlabel(f"of {k}")
         axes.yaxis.set_major_locator(MaxNLocator(4))
         if k > HITS[0]:
             axes.tick_params(axis="y", labelleft=False)
@@ -277,11 +277,9 @@ def _length_panel(name: str, stage: str, rows: Sequence[LengthReport]) -> Panel:
 
 def _milliseconds(axes: Axes) -> None:
     axes.set_xscale("log")
-    low, high = axes.get_xlim()
-    subs = (1, 2, 5) if high < 30 * low else (1,)
-    axes.xaxis.set_major_locator(LogLocator(subs=subs))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_locator(FixedLocator(log_ticks(*axes.get_xlim())))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.grid(axis="x", color=FAINT, linewidth=0.7)
 
 

@@ -13,7 +13,7 @@ Time is the store's: two controllers never disagree about how long a stage has l
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from rollout import history
 from rollout.errors import FrozenNow, MemoryLost, NoRollout, TooLate
@@ -70,6 +70,15 @@ class Ticked:
     move: Move | None
     result: Result | None = None
     fenced: bool = False
+
+
+class Look(NamedTuple):
+    """What a command's gate was judged on."""
+
+    record: Record
+    figures: StageTally | None
+    judged: Judgement
+    now: float
 
 
 class Controller:
@@ -130,12 +139,13 @@ class Controller:
 
         Raises FrozenNow in a freeze window, and Refused while an approval is missing.
         """
+        looks: list[Look] = []
 
         async def decide(stored: Stored) -> Decision:
             record = _held(stored, rollout)
             event = event_of("advance", record)  # what is illegal is refused before the gate
             _thawed(record, stored.now)
-            _, judged = await self._judged(record, stored.now)
+            judged = await self._looked(record, stored.now, looks)
             verdict = judged.gate
             if verdict.kind != "PASS":
                 raise Refused(
@@ -150,19 +160,22 @@ class Controller:
             after = step(record, event, stored.now, Detail(verdict=verdict))
             return Decision.of(record, after, verdict, verdict.reason)
 
-        return await self._carry_out("advance", rollout, order, decide)
+        return await self._remembered(
+            await self._carry_out("advance", rollout, order, decide), looks
+        )
 
     async def promote(self, rollout: str, order: Order, *, full: bool = False) -> Result:
         """Enter the next stage, or the last one, without waiting for the gate.
 
         What the gate said is kept in the audit. Raises FrozenNow in a freeze window.
         """
+        looks: list[Look] = []
 
         async def decide(stored: Stored) -> Decision:
             record = _held(stored, rollout)
             event = event_of("promote", record)
             _thawed(record, stored.now)
-            _, judged = await self._judged(record, stored.now)
+            judged = await self._looked(record, stored.now, looks)
             verdict = judged.gate
             to = len(record.plan.stages) - 1 if full and not record.last else None
             after = step(record, event, stored.now, Detail(verdict=verdict, to=to))
@@ -170,7 +183,9 @@ class Controller:
             return Decision.of(record, after, verdict, note)
 
         subject = f"{rollout} --full" if full else rollout
-        return await self._carry_out("promote", subject, order, decide)
+        return await self._remembered(
+            await self._carry_out("promote", subject, order, decide), looks
+        )
 
     async def approve(self, rollout: str, order: Order) -> Result:
         """Agree that the present stage may be left."""
@@ -417,6 +432,18 @@ class Controller:
             store_lost=stored.lost,
         )
         return tick(record, judged, stored.now, facts)
+
+    async def _looked(self, record: Record, now: float, looks: list[Look]) -> Judgement:
+        """Judge for a command, and add what was seen to `looks`."""
+        figures, judged = await self._judged(record, now)
+        looks.append(Look(record, figures, judged, now))
+        return judged
+
+    async def _remembered(self, result: Result, looks: list[Look]) -> Result:
+        """Keep the look that a stage was left on, so that a report ends where the gate did."""
+        if result.outcome == "applied" and looks:
+            await history.keep_look(self._store, *looks[-1], acts=True)
+        return result
 
     async def _judged(self, record: Record, now: float) -> tuple[StageTally | None, Judgement]:
         """Judge the stage that `record` is in, or was left in, on all that its epoch has shown."""

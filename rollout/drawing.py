@@ -8,6 +8,7 @@ get a prefix of their own.
 
 import html
 import io
+import math
 import re
 import threading
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from typing import Any, Final, NamedTuple
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 INK: Final = "#20262E"
 MUTED: Final = "#67707C"
@@ -72,6 +74,27 @@ def row_of_panels(
     figure = Figure(figsize=(width, height), layout="constrained")
     grid = figure.add_gridspec(1, len(shares), width_ratios=list(shares))
     return figure, [figure.add_subplot(grid[0, place]) for place in range(len(shares))]
+
+
+def log_ticks(low: float, high: float, most: int = 5) -> list[float]:
+    """Choose round numbers from `low` to `high` for a logarithmic axis, at most `most` of them.
+
+    The densest of some ladders of 1, 2, 5 and the like that fits; on an axis so short that none has
+    two rungs on it, evenly spaced numbers.
+    """
+    ladders = ((1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8), (1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,))
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for every in (1, 2, 3, 4, 6, 10):
+        for ladder in ladders if every == 1 else ladders[-1:]:
+            rungs = [
+                rung * 10.0**power for power in decades if not power % every for rung in ladder
+            ]
+            found = [rung for rung in rungs if low <= rung <= high]
+            if 1 < len(found) <= most:
+                return found
+    return [
+        float(tick) for tick in MaxNLocator(most - 1).tick_values(low, high) if low <= tick <= high
+    ]
 
 
 def svg(figure: Figure, name: str, label: str) -> str:

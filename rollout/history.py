@@ -54,7 +54,7 @@ async def gather(
         seen = await store.observations(record.id, epoch, [*stages, *early], samples=KEPT_SAMPLES)
         counts |= {stage: dict(seen.counts[stage]) for stage in stages}
         warm |= {stage: dict(seen.counts[warm_up(stage)]) for stage in stages}
-        samples += seen.samples
+        samples += tuple(one for one in seen.samples if one.stage in stages)  # no warm-up
     ordered = {visit.stage: counts[visit.stage] for visit in record.visits}
     return History(
         record,

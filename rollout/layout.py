@@ -59,7 +59,7 @@ class _Layout:
         samples = [
             (
                 self._place(keys.samples(one.rollout, one.evidence_epoch, one.stage)),
-                one.cosine,
+                one.agreement,
                 one.model_dump_json(),
             )
             for one in batch.samples

@@ -158,8 +158,8 @@ def _totals(stages: tuple[StageReport, ...]) -> Totals:
 
 
 def _differences(samples: tuple[Sample, ...]) -> tuple[Difference, ...]:
-    """The sampled requests with the lowest cosine, then the lowest overlap."""
-    worst = sorted(samples, key=lambda sample: (sample.cosine, sample.overlap10, sample.request_id))
+    """The sampled requests of which the arms named the fewest ids in common, then by cosine."""
+    worst = sorted(samples, key=lambda sample: (sample.agreement, sample.request_id))
     return tuple(
         Difference(
             **sample.model_dump(include=set(Difference.model_fields)),

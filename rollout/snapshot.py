@@ -182,7 +182,7 @@ class Sample(Frozen):
     """One compared request, for the report: how far the arms were apart on it.
 
     A gateway takes a bounded number a second, whatever they show; of these a store keeps those of
-    each stage with the lowest cosines (`Keys.samples`), and `Counter.SAMPLED` says of how many.
+    each stage with the least agreement (`Keys.samples`), and `Counter.SAMPLED` says of how many.
     """
 
     request_id: str
@@ -196,6 +196,14 @@ class Sample(Frozen):
     rbo: float
     latency_ms: dict[Role, float]
     top: dict[Role, tuple[int, ...]]
+
+    @property
+    def agreement(self) -> float:
+        """What samples are ranked by: overlap@10, and among equals the cosine.
+
+        Overlaps lie 0.1 apart and a cosine between -1 and 1: a 25th of it never outweighs one.
+        """
+        return self.overlap10 + self.cosine / 25
 
 
 class Pending(NamedTuple):

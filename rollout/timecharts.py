@@ -38,10 +38,11 @@ def _guard(moments: Sequence[Moment]) -> Panel:
     figure, axes = panel(7.2, 1.9)
     times, unit = _times(moments)
     average = [_power(one.guard_ln_e) for one in moments]
+    # Both hold from look to look: a straight line between two would rise above the highest so far.
     axes.step(times, [_power(one.guard_high) for one in moments], where="post", color=GUARD,
               linewidth=0.9, linestyle=(0, (4, 2)), label="highest so far")  # fmt: skip
-    axes.plot(times, average, color=GUARD, linewidth=1.6, label="average e-value", marker=".",
-              markersize=3)  # fmt: skip
+    axes.step(times, average, where="post", color=GUARD, linewidth=1.6, label="average e-value",
+              marker=".", markersize=3)  # fmt: skip
     _levels(axes, [_FIRE_AT], "fires at 100")
     _finish(axes, moments, times, unit)
     last = moments[-1]
@@ -61,8 +62,8 @@ def _required(moments: Sequence[Moment]) -> list[Panel]:
     times, unit = _times(moments)
     for place, name in enumerate(names):
         powers = [_power(one.ln_e.get(name)) for one in moments]
-        axes.plot(
-            times, powers, label=name, linewidth=1.4, marker=".", markersize=3,
+        axes.step(
+            times, powers, where="post", label=name, linewidth=1.4, marker=".", markersize=3,
             color=_SHADES[place % len(_SHADES)],
             linestyle=_DASHES[place // len(_SHADES) % len(_DASHES)],
         )  # fmt: skip
@@ -175,4 +176,10 @@ def _finish(axes: Axes, moments: Sequence[Moment], times: Sequence[float], unit:
 
 
 def _figure(power: float) -> str:
+    if power in (_LOW, _HIGH):  # what lies beyond is drawn here
+        return f"{'≤' if power == _LOW else '≥'} {_written(power)}"
+    return _written(power)
+
+
+def _written(power: float) -> str:
     return f"{10**power:g}" if -3 <= power <= 3 else f"1e{power:+.0f}"  # noqa: PLR2004 - readable

@@ -45,6 +45,11 @@ def points(value: float) -> str:
     return f"{value:+.1f} points"
 
 
+def signed(value: float) -> str:
+    """An end of an interval whose middle names the unit: `+3.2`, `-0.4`."""
+    return f"{value:+.1f}"
+
+
 def number(value: float) -> str:
     """A figure of the judge, whose unit stands beside it, to four digits: `66.52`, `0.874`."""
     return f"{value:.4g}"
@@ -105,6 +110,7 @@ UNITS: Final[Mapping[str, Callable[..., str]]] = {
     "ms": milliseconds,
     "score": score,
     "points": points,
+    "signed": signed,
     "number": number,
     "listed": listed,
     "when": when,

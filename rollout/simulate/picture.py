@@ -10,8 +10,9 @@ from typing import Final
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from rollout.drawing import FAINT, INK, MUTED, canvas
+from rollout.drawing import FAINT, INK, MUTED, canvas, log_ticks
 from rollout.simulate.replicate import WE, Party
 from rollout.simulate.summary import PARTIES, Row, Share, Summary
 
@@ -105,6 +106,9 @@ def _requests(axes: Axes, places: _Places) -> None:
             ends = [row.requests.median, row.requests.p90]
             axes.plot(ends, [y, y], color=colour, linewidth=1.2, alpha=0.7)
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(FixedLocator(log_ticks(*axes.get_xlim())))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("requests to the decision: median to 90 %")
 
 

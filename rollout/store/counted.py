@@ -110,7 +110,7 @@ class Counted:
         for sample in batch.samples:
             kept = self._samples[sample.rollout, sample.evidence_epoch, sample.stage]
             kept.append(sample)
-            kept.sort(key=lambda one: (one.cosine, one.model_dump_json()))
+            kept.sort(key=lambda one: (one.agreement, one.model_dump_json()))
             del kept[KEPT_SAMPLES:]
         return True
 

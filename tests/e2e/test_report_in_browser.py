@@ -45,6 +45,26 @@ return [...document.querySelectorAll("svg.drawing")].map(drawing => {
           marks: marks.length, words: drawing.querySelectorAll("text").length};
 });
 """
+COLLISIONS = """
+const found = [];
+for (const drawing of document.querySelectorAll("svg.drawing")) {
+  const words = [...drawing.querySelectorAll("text")].map(
+    word => ({said: word.textContent, at: word.getBoundingClientRect()}));
+  words.forEach((one, place) => words.slice(place + 1).forEach(other => {
+    const across = Math.min(one.at.right, other.at.right) - Math.max(one.at.left, other.at.left);
+    const down = Math.min(one.at.bottom, other.at.bottom) - Math.max(one.at.top, other.at.top);
+    if (across > -2.5 && down > one.at.height / 2) {
+      found.push([drawing.getAttribute("aria-label"), one.said, other.said]);
+    }
+  }));
+}
+return found;
+"""
+CUT = """
+return [...document.querySelectorAll(".table")]
+  .filter(table => table.scrollWidth > table.clientWidth + 1)
+  .map(table => table.getAttribute("aria-label"));
+"""
 OVERFLOW = "return document.documentElement.scrollWidth - document.documentElement.clientWidth;"
 
 
@@ -153,3 +173,15 @@ def test_the_page_never_scrolls_sideways(opened: webdriver.Chrome, width: int) -
     screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
     opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
     assert opened.execute_script(OVERFLOW) == 0
+
+
+def test_no_words_of_a_chart_touch_each_other(opened: webdriver.Chrome) -> None:
+    screen = {"width": 1280, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    assert opened.execute_script(COLLISIONS) == []
+
+
+def test_no_table_is_cut_off_on_a_laptop(opened: webdriver.Chrome) -> None:
+    screen = {"width": 1280, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    assert opened.execute_script(CUT) == []

@@ -1,5 +1,6 @@
 """The report: every figure is in the JSON, what was not measured says so, nothing is hidden."""
 
+import itertools
 import json
 import math
 import re
@@ -223,14 +224,29 @@ def test_the_headline_names_who_started_and_who_ended_it(report: Report) -> None
 
 
 def test_the_requests_that_differ_most_come_first(report: Report) -> None:
-    cosines = [row.cosine for row in report.differences]
-    assert cosines == sorted(cosines)
-    assert len(cosines) == 12
+    apart = [(row.overlap10, row.cosine) for row in report.differences]
+    assert apart == sorted(apart)
+    assert len(apart) == 12
     assert report.sampled == sum(stage.sampled for stage in report.stages) > 1000
     shared = set(report.differences[0].top["incumbent"]) & set(
         report.differences[0].top["candidate"]
     )
     assert report.differences[0].shared == len(shared)
+
+
+def test_evidence_over_time_is_drawn_in_steps_and_says_where_it_is_cut_off(html: str) -> None:
+    drawn = html[html.index("e-value over time; it fires at 100") :]
+    drawn = drawn[: drawn.index("</figure>")]
+    lines = re.findall(r'<path d="(M [^"z]*)"[^>]*style="fill: none; stroke: #a3201d', drawn)
+    assert len(lines) >= 2  # the average, the highest so far, and their samples in the legend
+    for line in lines:
+        points = [tuple(map(float, at.split())) for at in re.split(r"[ML]", line) if at.strip()]
+        # to a fraction of a pixel, as simplified when it is drawn
+        assert all(
+            min(abs(a[0] - b[0]), abs(a[1] - b[1])) < 0.3 for a, b in itertools.pairwise(points)
+        )
+    assert "≥ 1e+9" in drawn
+    assert "cut off at 0.001 and at 1e+9" in drawn
 
 
 def test_in_a_shadow_stage_the_candidates_hits_are_those_of_pairs(report: Report) -> None:
@@ -273,6 +289,8 @@ def test_the_wilson_interval_of_nothing_is_nothing() -> None:
         (4.04, "span", "4 s"),
         (750, "span", "12 min 30 s"),
         (604_800, "span", "7 d"),
+        (-30.26, "signed", "-30.3"),
+        (0.04, "signed", "+0.0"),
         (90_000.4, "span", "1 d 1 h"),
         (0.0, "evidence", "1.00"),
         (-9.0, "evidence", "< 0.01"),
