@@ -12,7 +12,7 @@ from html.parser import HTMLParser
 from typing import Final, NamedTuple
 
 NUMBER: Final = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?")
-NOTHING: Final = {"", "-", "none", "no test", "no data", "nothing"}
+NOTHING: Final = {"", "-", "none", "no data", "nothing"}
 _HUGE: Final = 600.0
 
 
