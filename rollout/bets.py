@@ -16,7 +16,7 @@ from typing import Final, Protocol
 from rollout import bounded
 from rollout.evidence import ln_e_minus, ln_e_plus
 from rollout.sequences import share_growth, share_interval
-from rollout.verdict import Per
+from rollout.verdict import Per, Unit
 
 ALPHA_SHOWN: Final = 0.05
 """Intervals that are shown are 95 % confidence sequences."""
@@ -41,8 +41,8 @@ class Bet(Protocol):
         """What is to be shown, in words."""
 
     @property
-    def told(self) -> str:
-        """The figure's unit: % or points."""
+    def told(self) -> Unit:
+        """The figure's unit: %, points, or nothing."""
 
     @property
     def per(self) -> Per:
@@ -62,10 +62,10 @@ class Bet(Protocol):
         """Give what one more observation like those so far adds to ln E; 0 where it does not."""
 
     def estimate(self, counts: tuple[int, ...]) -> float | None:
-        """Give the figure that was observed, in percent; None without observations."""
+        """Give the figure that was observed, in its unit; None without observations."""
 
     def interval(self, counts: tuple[int, ...]) -> Interval | None:
-        """Give a 95 % confidence sequence of that figure, in percent."""
+        """Give a 95 % confidence sequence of that figure, in its unit."""
 
     def said(self, counts: tuple[int, ...]) -> str:
         """Write the counts in words."""
@@ -88,7 +88,7 @@ class Share:
     what: str
     t_opt: float
     per: Per = "requests"
-    told: str = "%"
+    told: Unit = "%"
 
     @property
     def rule(self) -> str:
@@ -139,7 +139,7 @@ class Events:
     what: str
     t_opt: float
     per: Per = "requests"
-    told: str = "%"
+    told: Unit = "%"
 
     @property
     def border(self) -> float:
@@ -198,7 +198,7 @@ class Difference:
     names: tuple[str, str, str]
     what: str
     per: Per = "pairs"
-    told: str = "points"
+    told: Unit = "points"
 
     @property
     def rule(self) -> str:
@@ -264,7 +264,7 @@ class SplitDifference:
     names: tuple[str, str, str, str]
     what: str
     per: Per = "labelled requests"
-    told: str = "points"
+    told: Unit = "points"
 
     @property
     def rule(self) -> str:
@@ -334,7 +334,7 @@ class Floor:
     bins: tuple[int, ...]
     what: str
     per: Per = "pairs"
-    told: str = "%"
+    told: Unit = ""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -370,7 +370,7 @@ class Floor:
     def estimate(self, counts: tuple[int, ...]) -> float | None:
         n = sum(counts)
         total = sum(bin_ * count for bin_, count in zip(self.bins, counts, strict=True))
-        return 100 * _BIN * total / n if n else None
+        return _BIN * total / n if n else None
 
     def said(self, counts: tuple[int, ...]) -> str:
         return f"{sum(counts)} {self.per}"
@@ -379,7 +379,7 @@ class Floor:
         if not sum(counts):
             return None
         low, high = bounded.mean_interval(self._values, counts, self._low, 1.0, ALPHA_SHOWN)
-        return _percent((low, min(1.0, high + _BIN)))
+        return low, min(1.0, high + _BIN)
 
     @property
     def _low(self) -> float:

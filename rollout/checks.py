@@ -266,7 +266,7 @@ def _tested(
     elif kind == "INCONCLUSIVE" and seen.needed:
         told += f", about {seen.needed} more {seen.per} to go"
     goals = dict.fromkeys((bet.goal, *(other.goal for other, _ in good.others)))
-    observed = "none yet" if seen.estimate is None else f"{seen.estimate:.4g} {bet.told}"
+    observed = "none yet" if seen.estimate is None else f"{seen.estimate:.4g} {bet.told}".rstrip()
     return Check(
         name=title,
         kind=kind,

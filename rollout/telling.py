@@ -40,6 +40,7 @@ def evidence(
         by_stage=tested.by_stage,
         estimate=bet.estimate(counts),
         interval=bet.interval(counts),
+        unit=bet.told,
         rule=averaged + "; ".join(rules),
         needed=needed(tested.ln_e, bar, bet.growth(counts), tested.size),
         per=bet.per,

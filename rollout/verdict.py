@@ -15,6 +15,8 @@ from pydantic import BeforeValidator, Field
 from rollout.snapshot import Frozen
 
 Kind = Literal["PASS", "FAIL", "INCONCLUSIVE", "ERROR"]
+Unit = Literal["%", "points", ""]
+"""Of a figure: a share, a difference of shares, or a score between -1 and 1."""
 Per = Literal[
     "requests", "candidate requests", "pairs", "labelled requests", "labelled candidate requests",
     "labelled pairs",
@@ -58,6 +60,8 @@ class Evidence(Frozen):
     """The share, mean or difference that was observed in `stage`."""
     interval: tuple[float, float] | None = None
     """A 95 % confidence sequence of it, valid at every look."""
+    unit: Unit = ""
+    """Of `estimate` and `interval`."""
     rule: str
     """The test and its hypothesis in words."""
     needed: int | None = None

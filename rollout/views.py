@@ -135,7 +135,7 @@ def _interval(check: Check) -> str:
     if check.evidence is None or check.evidence.interval is None:
         return ""
     low, high = check.evidence.interval
-    return f"{number(low)} to {number(high)}"
+    return f"{number(low)} to {number(high)} {check.evidence.unit}".rstrip()
 
 
 def _missing(missing: Iterable[Missing]) -> Table:

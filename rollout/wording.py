@@ -15,6 +15,7 @@ _SPANS: Final = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 _SHORT_SHA: Final = 12
 _LN_10: Final = math.log(10)
 _POWERS_FROM: Final = 6 * _LN_10
+_BORDER: Final = 1e-5
 _ROUNDING: Final = 1e-9
 """What exp loses: an e-value of 20 may come as 19.999999999999996."""
 
@@ -51,8 +52,11 @@ def signed(value: float) -> str:
 
 
 def number(value: float) -> str:
-    """A figure of the judge, whose unit stands beside it, to four digits: `66.52`, `0.874`."""
-    return f"{value:.4g}"
+    """A figure of the judge, whose unit stands beside it, to four digits: `66.52`, `0.874`.
+
+    What a search for a border left of 0 is written as 0.
+    """
+    return "0" if abs(value) < _BORDER else f"{value:.4g}"
 
 
 def listed(values: Sequence[object]) -> str:

@@ -364,6 +364,10 @@ def _same_check(row: dict[str, str], check: Check) -> None:
     assert agrees(threshold, proof.threshold)
     low, _, high = interval.partition(" to ")
     ends = proof.interval or (None, None)
+    if proof.interval and proof.unit:
+        assert high.endswith(f" {proof.unit}"), (check.name, interval)
+        assert check.observed.endswith(f" {proof.unit}"), (check.name, check.observed)
+        high = high.removesuffix(f" {proof.unit}")
     assert agrees(low, ends[0]), (check.name, interval, ends)
     assert agrees(high, ends[1]), (check.name, interval, ends)
     assert math.isclose(proof.e_value, math.exp(min(proof.ln_e, 700.0)))

@@ -304,6 +304,24 @@ def test_with_keys_only_the_first_observation_of_each_counts() -> None:
 # --- what a verdict is ---------------------------------------------------------------------------
 
 
+def test_a_figure_its_interval_and_what_is_required_of_it_have_one_unit() -> None:
+    world = replace(healthy(AB50), more={"pair.overlap10.95": 1000})
+    checks = by_name(look(*ENOUGH[:2], world.seen()).gate)
+    for name, unit in (("errors", "%"), ("Hit@5", "points"), ("agreement overlap10", "")):
+        one = checks[name].evidence
+        assert one is not None
+        assert one.unit == unit
+        assert checks[name].observed == f"{one.estimate:.4g} {unit}".rstrip()
+    agreement = checks["agreement overlap10"]
+    assert (agreement.observed, agreement.required.partition(":")[0]) == (
+        "0.95", "a mean overlap10 above 0.3",
+    )  # fmt: skip
+    assert agreement.evidence is not None
+    assert agreement.evidence.interval is not None
+    low, high = agreement.evidence.interval
+    assert 0.3 < low <= 0.95 <= high <= 1
+
+
 def test_every_deciding_test_carries_its_evidence() -> None:
     found = look(*ENOUGH)
     tested = [check for check in found.gate.checks if check.decides and check.evidence]
