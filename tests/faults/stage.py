@@ -32,22 +32,27 @@ LIMIT_S = 15.0
 
 
 class Valkey:
-    """A store of its own, which may be stopped, killed and started again."""
+    """A store of its own, which may be stopped, killed and started again.
 
-    def __init__(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="turnout-fault-"))
-        self.url = f"unix://{self._folder / 'valkey.sock'}"
+    It keeps nothing on disk unless `options` say so.
+    """
+
+    def __init__(self, *options: str) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="turnout-fault-"))
+        self.url = f"unix://{self.folder / 'valkey.sock'}"
+        self._options = options
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
 
     def start(self) -> None:
-        path = self._folder / "valkey.sock"
+        path = self.folder / "valkey.sock"
         path.unlink(missing_ok=True)
         words = ("--port", "0", "--unixsocket", str(path), "--save", "", "--appendonly", "no")
+        words += self._options
         self._process = subprocess.Popen(
             leashed((str(get_binary_path()), *words), signal.SIGKILL),
             stdout=subprocess.DEVNULL,
-            cwd=self._folder,
+            cwd=self.folder,
         )
         limit = time.monotonic() + LIMIT_S
         while True:
@@ -61,6 +66,17 @@ class Valkey:
         assert self._process is not None
         self._process.send_signal(number)
 
+    def stop(self) -> None:
+        """Stop it, and return when it stands still."""
+        assert self._process is not None
+        self.send(signal.SIGSTOP)
+        limit = time.monotonic() + LIMIT_S
+        while psutil.Process(self._process.pid).status() != psutil.STATUS_STOPPED:
+            assert time.monotonic() < limit, "Valkey stands still"
+
+    def go_on(self) -> None:
+        self.send(signal.SIGCONT)
+
     def kill(self) -> None:
         self.send(signal.SIGKILL)
         assert self._process is not None
@@ -68,12 +84,12 @@ class Valkey:
 
     def end(self) -> None:
         self.kill()
-        shutil.rmtree(self._folder)
+        shutil.rmtree(self.folder)
 
 
 @contextlib.contextmanager
-def valkey() -> Iterator[Valkey]:
-    store = Valkey()
+def valkey(*options: str) -> Iterator[Valkey]:
+    store = Valkey(*options)
     try:
         yield store
     finally:
