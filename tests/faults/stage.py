@@ -48,9 +48,8 @@ class Valkey:
         path = self.folder / "valkey.sock"
         path.unlink(missing_ok=True)
         words = ("--port", "0", "--unixsocket", str(path), "--save", "", "--appendonly", "no")
-        words += self._options
         self._process = subprocess.Popen(
-            leashed((str(get_binary_path()), *words), signal.SIGKILL),
+            leashed((str(get_binary_path()), *words, *self._options), signal.SIGKILL),
             stdout=subprocess.DEVNULL,
             cwd=self.folder,
         )
