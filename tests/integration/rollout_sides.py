@@ -8,6 +8,7 @@ import asyncio
 import copy
 import itertools
 import math
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,7 +20,16 @@ from rollout.controller import Controller
 from rollout.errors import OutcomeUnknown
 from rollout.feed import Feed
 from rollout.keys import Keys
-from rollout.snapshot import DEFAULT_TIERS, Batch, Heartbeat, LabelOutcome, Snapshot
+from rollout.layout import label_keep_s
+from rollout.minutes import MINUTE_TTL_S
+from rollout.snapshot import (
+    DEFAULT_TIERS,
+    LABEL_WINDOW_S,
+    Batch,
+    Heartbeat,
+    LabelOutcome,
+    Snapshot,
+)
 from rollout.store.memory import MemoryStore
 from rollout.store.port import Change, Outcome, Store, Stored
 from rollout.store.redis import RedisStore
@@ -159,10 +169,25 @@ class InMemory(Side):
         self._store.beat(heartbeat)
 
     async def contents(self) -> Mapping[str, object]:
-        """Copy the store's fields, and those of what it counted."""
-        held = {**vars(self._store), **vars(self._store._counted)}
-        left_out = ("_clock", "_counted", "_traces")
-        return {name: copy.deepcopy(value) for name, value in held.items() if name not in left_out}
+        """Copy the store's fields, and those of what it counted, but for what is over.
+
+        A minute whose time is over may be there still, and goes when it is next read.
+        """
+        counted = vars(self._store._counted)
+        held = {**vars(self._store), **counted}
+        left_out = ("_clock", "_counted", "_traces", "_stages")
+        stages = {
+            where: (
+                stage.totals.copy(),
+                _since(stage.minutes, self._now - MINUTE_TTL_S),
+                _since(stage.labels, self._now - label_keep_s(LABEL_WINDOW_S)),
+            )
+            for where, stage in counted["_stages"].items()
+        }
+        return {
+            **{name: copy.deepcopy(value) for name, value in held.items() if name not in left_out},
+            "stages": stages,
+        }
 
     async def dump(self) -> Any:
         """Copy the store; the copy goes by the same clock."""
@@ -271,6 +296,10 @@ class OnValkey(Side):
         await self._redis.aclose()
         for feed in self._feeds.values():
             await feed.close()
+
+
+def _since(parts: Mapping[int, Counter[str]], second: float) -> dict[int, Counter[str]]:
+    return {minute: by.copy() for minute, by in parts.items() if minute >= second // 60}
 
 
 def runner() -> asyncio.Runner:
