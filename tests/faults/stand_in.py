@@ -32,6 +32,8 @@ class Behaviour:
     status: int = 200
     failing: float = 1.0
     """Share of the requests that get `status`."""
+    location: str = ""
+    """Where a `status` of 3xx sends whoever asks."""
     version: str = "1"
 
 
@@ -94,7 +96,8 @@ class StandIn:
     async def _work(self) -> bytes:
         behaviour = self.behaviour
         if behaviour.status != 200 and self._chance.random() < behaviour.failing:
-            return _response(behaviour.status, b'{"error": "as told"}')
+            where = {"location": behaviour.location} if behaviour.location else {}
+            return _response(behaviour.status, b'{"error": "as told"}', **where)
         if self.slots.locked() and self.waiting >= behaviour.queue:
             return _response(503, b'{"error": "the queue is full"}', **{"retry-after": "1"})
         self.waiting += 1

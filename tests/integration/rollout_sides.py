@@ -175,7 +175,7 @@ class InMemory(Side):
         """
         counted = vars(self._store._counted)
         held = {**vars(self._store), **counted}
-        left_out = ("_clock", "_counted", "_traces", "_stages")
+        left_out = ("_clock", "_counted", "_greeted", "_traces", "_stages")
         stages = {
             where: (
                 stage.totals.copy(),
@@ -194,8 +194,10 @@ class InMemory(Side):
         return self._copy(self._store)
 
     async def lose(self, dump: Any = None) -> None:
-        """Put another store in its place."""
-        self.door.store = self._copy(dump) if dump else MemoryStore(self._clock)
+        """Put another store in its place; which gateway has begun before, gateways remember."""
+        store = self._copy(dump) if dump else MemoryStore(self._clock)
+        store._greeted = self._store._greeted
+        self.door.store = store
 
     def _copy(self, store: MemoryStore) -> MemoryStore:
         # the clock is a method of this side, which is not to be copied
