@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import orjson
@@ -50,11 +50,11 @@ def read_answer(body: bytes, header_length: str | None) -> Prediction:
     split = json_length(header_length, len(body))
     text = body[:split]
     head = _known_head(text) if len(text) <= SHORT_HEAD else _read_head(text)
-    found = _read_outputs(head.outputs, memoryview(body)[split:])
-    missing = [name for name in OUTPUTS if name not in found]
-    if missing:
-        raise ProtocolError(f"the answer lacks {', '.join(missing)}")
-    vector, ids, scores = (found[name] for name in OUTPUTS)
+    if head.plain is not None and len(body) - split >= head.plain.end:
+        tail = memoryview(body)[split:]
+        vector, ids, scores = (np.frombuffer(tail, *tensor) for tensor in head.plain.tensors)
+    else:
+        vector, ids, scores = _read_any(head.outputs, memoryview(body)[split:])
     if vector.shape != (DIMENSION,) or not _finite(vector):
         raise ProtocolError(f"the answer's PREDICTION is not {DIMENSION} finite numbers")
     if ids.shape != scores.shape:
@@ -90,11 +90,20 @@ class _Output:
     numbers: object = None
 
 
+class _Plain(NamedTuple):
+    """Where the tensors of OUTPUTS are, in this order: dtype, numbers, offset; and their end."""
+
+    tensors: tuple[tuple[np.dtype[Any], int, int], ...]
+    end: int
+
+
 @dataclass(frozen=True, slots=True)
 class _AnswerHead:
     """What the JSON of an answer says."""
 
     outputs: tuple[_Output, ...]
+    plain: _Plain | None
+    """Where all outputs are binary and none is empty."""
     length: int
     window: int
     checkpoint: str
@@ -105,10 +114,12 @@ def _read_head(text: bytes) -> _AnswerHead:
     """Read the JSON of an answer. Raises ProtocolError."""
     document = parse_object(text)
     refuse_repeated(document, "the answer")
-    outputs = document.get("outputs")
+    listed = document.get("outputs")
     facts = read_mapping(document.get("parameters"), "parameters")
+    outputs = tuple(map(_read_output, listed if isinstance(listed, simdjson.Array) else ()))
     return _AnswerHead(
-        outputs=tuple(map(_read_output, outputs if isinstance(outputs, simdjson.Array) else ())),
+        outputs=outputs,
+        plain=_plain(outputs),
         length=_count(facts, "length"),
         window=_count(facts, "window"),
         checkpoint=_identity(facts, "checkpoint"),
@@ -133,6 +144,31 @@ def _read_output(raw: object) -> _Output:
     if not whole or size < 0 or size % dtype.itemsize:
         raise _not_following(name, size)
     return _Output(name, dtype, size)
+
+
+def _plain(outputs: tuple[_Output, ...]) -> _Plain | None:
+    """Find each tensor's place, where there are all and nothing but tensors."""
+    found: dict[str, tuple[np.dtype[Any], int, int]] = {}
+    offset = 0
+    for output in outputs:
+        if not output.size or output.name in found:
+            return None
+        found[output.name] = (output.dtype, output.size // output.dtype.itemsize, offset)
+        offset += output.size
+    return (
+        _Plain(tuple(found[name] for name in OUTPUTS), offset)
+        if len(found) == len(OUTPUTS)
+        else None
+    )
+
+
+def _read_any(outputs: tuple[_Output, ...], tail: memoryview) -> list[NDArray[Any]]:
+    """Read the arrays of OUTPUTS, whatever form each has. Raises ProtocolError."""
+    found = _read_outputs(outputs, tail)
+    missing = [name for name in OUTPUTS if name not in found]
+    if missing:
+        raise ProtocolError(f"the answer lacks {', '.join(missing)}")
+    return [found[name] for name in OUTPUTS]
 
 
 def _read_outputs(outputs: tuple[_Output, ...], tail: memoryview) -> dict[str, NDArray[Any]]:

@@ -8,11 +8,11 @@ Belongs to one event loop.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-from prometheus_client import Histogram
+from prometheus_client.metrics_core import Metric
 
 from backends.protocol import MODEL
 
@@ -99,6 +99,13 @@ class Statistics:
                 }
             ]
         }
+
+
+class Histogram(Protocol):
+    """A histogram that can be read."""
+
+    def collect(self) -> Iterable[Metric]:
+        """Give its samples."""
 
 
 def totals(histogram: Histogram) -> Tally:

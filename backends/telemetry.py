@@ -16,7 +16,6 @@ Metrics live in one registry per app object, so that a test may build several ap
 """
 
 import contextvars
-import functools
 import gc
 import json
 import logging
@@ -38,7 +37,6 @@ from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
     GCCollector,
-    Histogram,
     ProcessCollector,
     generate_latest,
 )
@@ -48,6 +46,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backends import tracing, wire
 from backends.direct import Answer, Call, Take, Work
+from backends.instruments import Histogram
 
 REQUEST_ID: Final = "x-request-id"
 _REQUEST_ID: Final = REQUEST_ID.encode()
@@ -206,11 +205,7 @@ class RequestTelemetry:
             "From a request's headers to its handler: what the process was busy with otherwise",
             buckets=WAIT_BUCKETS_S,
             registry=registry,
-        )
-        # `labels` itself costs more than observing. There are as many as series.
-        self._child = functools.cache(
-            lambda route, method, status: self.duration.labels(route, method, str(status or "none"))
-        )
+        ).labels()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI scope; other kinds than HTTP pass untouched."""
@@ -248,8 +243,11 @@ class RequestTelemetry:
                 # A method that a route has not is nobody's route: of those, clients make up many.
                 route = "other" if status == METHOD_NOT_ALLOWED else route_of(scope)
                 # No status means that the client left, or the server cancelled the request.
-                self._child(route, method, status).observe(time.perf_counter() - began)
+                self._took(route, method, status, time.perf_counter() - began)
                 span.served(method, route, status)
+
+    def _took(self, route: str, method: str, status: int, seconds: float) -> None:
+        self.duration.labels(route, method, str(status or "none")).observe(seconds)
 
     def _name_of(self, headers: Iterable[tuple[bytes, bytes]]) -> str:
         """Name a request: as its client did, where that is trusted."""
@@ -286,7 +284,7 @@ class RequestTelemetry:
             status = INTERNAL_ERROR
             answer = Answer(status, _JSON_HEAD, orjson.dumps(_internal(call.request_id)))
         finally:
-            self._child(route, "POST", status).observe(time.perf_counter() - began)
+            self._took(route, "POST", status, time.perf_counter() - began)
         return answer
 
 

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import ClassVar, Final, cast
 
+import orjson
 from redis.exceptions import RedisError
 
 from rollout.errors import RolloutError
@@ -87,7 +88,8 @@ class Feed:
         """Count `batch`; False when this `(boot, sequence)` had been counted before."""
         keys, arguments = flush_arguments(batch, self._keys)
         with _translated():
-            counted = await self._redis.eval(self._flush, len(keys), *keys, *arguments)
+            written = orjson.dumps([str(argument) for argument in arguments])
+            counted = await self._redis.eval(self._flush, len(keys), *keys, written)
         return bool(counted)
 
     async def beat(self, heartbeat: Heartbeat) -> None:

@@ -10,8 +10,7 @@ something came that nobody asked for: `reusable` says whether the next request m
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final, NamedTuple, cast
 
 import httptools
 
@@ -43,8 +42,7 @@ class TransportError(Exception):
     """The replica was not reached, or the connection broke."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """A whole answer. The names of `headers` are in lower case; of several, the first counts."""
 
     status: int

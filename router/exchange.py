@@ -4,7 +4,7 @@ Into an UpstreamError with its kind when the replica failed, into a RefusedError
 the request itself is wrong.
 """
 
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any, Final, NoReturn
 
 import orjson
@@ -28,7 +28,7 @@ MOST_DIGITS: Final = 9
 _OK: Final = 200
 
 
-async def exchange(
+def exchange(
     arm: str,
     replica: Replica,
     method: str,
@@ -38,19 +38,35 @@ async def exchange(
     headers: Mapping[str, str] | bytes = b"",
     body: Content | None = None,
     shadow: bool,
-) -> Reply:
+) -> Coroutine[Any, Any, Reply]:
     """Send one request and read its answer, all within `limit`.
 
     `headers` as `Transport.send` takes them. Raises UpstreamTimeoutError, UpstreamConnectionError,
     UpstreamStatusError, RefusedError.
     """
-    if not tracing.is_on():
-        return await _exchange(arm, replica, method, path, limit, headers, body)
+    if tracing.is_on():
+        return _traced(arm, replica, method, path, limit, headers, body, shadow=shadow)
+    return _exchange(arm, replica, method, path, limit, headers, body)
+
+
+async def _traced(
+    arm: str,
+    replica: Replica,
+    method: str,
+    path: str,
+    limit: Limit,
+    headers: Mapping[str, str] | bytes,
+    body: Content | None,
+    *,
+    shadow: bool,
+) -> Reply:
     where = replica.address
     with tracing.calling(method, where.host, where.port, path, arm=arm, shadow=shadow) as span:
-        traced = write_lines(span.headers)
-        lines = headers if isinstance(headers, bytes) else write_lines(headers)
-        return await _exchange(arm, replica, method, path, limit, lines + traced, body, span)
+        if isinstance(headers, bytes):
+            handed_on: Mapping[str, str] | bytes = headers + write_lines(span.headers)
+        else:
+            handed_on = {**headers, **span.headers}
+        return await _exchange(arm, replica, method, path, limit, handed_on, body, span)
 
 
 async def _exchange(

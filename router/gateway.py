@@ -234,7 +234,7 @@ class Gateway:
         admission, decision = outcome.admission, outcome.decision
         arm = outcome.arm
         self._metrics.requests_of(arm, decision.reason, status_class(outcome.status)).inc()
-        self._metrics.request_seconds_of(arm).observe(seconds)
+        self._metrics.request_seconds.labels(arm).observe(seconds)
         self._observe(
             question,
             admission,

@@ -3,8 +3,9 @@
 from functools import cache, partial
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client import CollectorRegistry, Counter, Gauge, Info
 
+from backends.instruments import Histogram
 from router.breaker import Breaker, Circuit
 
 SECONDS: Final = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -104,7 +105,6 @@ class Metrics:
             buckets=SECONDS,
             registry=registry,
         )
-        self.request_seconds_of = cache(self.request_seconds.labels)
         self.upstream_seconds = Histogram(
             "gateway_upstream_seconds",
             "One attempt of one arm on behalf of a client, by outcome",

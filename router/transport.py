@@ -50,6 +50,7 @@ class Transport:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._all: set[Connection] = set()
         self._closed = False
+        self._firsts: dict[tuple[str, str], bytes] = {}
 
     def __repr__(self) -> str:
         return (
@@ -75,7 +76,8 @@ class Transport:
             await self._enter()
         try:
             connection = self._kept() or await self._connect()
-            reply = await connection.ask(_head(self._address, method, path, headers, body), body)
+            head = _head(self._first(method, path), headers, body)
+            reply = await connection.ask(head, body)
             if connection.reusable and not self._closed:
                 connection.used_at = self._clock()
                 self._idle.append(connection)
@@ -84,6 +86,13 @@ class Transport:
             return reply
         finally:
             self._leave()
+
+    def _first(self, method: str, path: str) -> bytes:
+        """Give what every request to one path begins with. The paths are few, and all our own."""
+        first = self._firsts.get((method, path))
+        if first is None:
+            first = self._firsts[method, path] = _write_first(self._address, method, path)
+        return first
 
     async def close(self) -> None:
         """Close all connections."""
@@ -160,14 +169,11 @@ class Transport:
 
 
 def _head(
-    address: Address,
-    method: str,
-    path: str,
+    first: bytes,
     headers: Mapping[str, str] | bytes,
     body: Content | None,
 ) -> bytes:
     """Write a request's head. Raises ValueError for a header that would be more than one."""
-    first = _first(address, method, path)
     if isinstance(headers, bytes):
         return b"%b%b\r\n" % (first, headers)
     own = b""
@@ -185,8 +191,7 @@ def write_lines(headers: Mapping[str, str]) -> bytes:
     return text.encode("latin-1")
 
 
-@functools.lru_cache(maxsize=256)
-def _first(address: Address, method: str, path: str) -> bytes:
+def _write_first(address: Address, method: str, path: str) -> bytes:
     """Write what every request to one path begins with: its line, and the host."""
     host = f"[{address.host}]" if ":" in address.host else address.host
     named = "localhost" if address.socket is not None else host

@@ -13,7 +13,6 @@ since its client saw none; the metrics tell of it.
 """
 
 import asyncio
-import functools
 import math
 import random
 import time
@@ -109,8 +108,6 @@ class Upstream:
         self._policy = Policy(retries=0) if shadow else policy or Policy()
         self._clock = clock
         self._random = random
-        # `labels` itself costs more than observing. There are as many as series.
-        self._seconds = functools.cache(metrics.upstream_seconds.labels) if metrics else None
         self._arms = {
             name: Arm(
                 name,
@@ -152,8 +149,9 @@ class Upstream:
             attempt = Attempt(arm, self._clock() - started, error=error)
         else:
             attempt = Attempt(arm, answer.seconds, prediction=answer.prediction)
-        if self._seconds is not None:
-            self._seconds(arm, attempt.outcome).observe(attempt.seconds)
+        if self._metrics is not None:
+            seconds = self._metrics.upstream_seconds.labels(arm, attempt.outcome)
+            seconds.observe(attempt.seconds)
         return attempt
 
     async def infer(
