@@ -6,13 +6,11 @@ lines say which.
 
 from importlib.metadata import PackageNotFoundError, version
 
-import structlog
-from pydantic import ValidationError
-
 from backends import bank, telemetry, tracing
 from backends.app import ModelServer
 from backends.content import MIB
 from backends.engine.make import make_engine
+from backends.environment import read_or_exit
 from backends.predictor import Predictor
 from backends.prefix import PrefixStates
 from backends.settings import Settings
@@ -20,7 +18,7 @@ from backends.settings import Settings
 
 def main() -> None:
     """Run one model server until it is told to stop."""
-    settings = _settings()
+    settings = read_or_exit(Settings, "backend")
     telemetry.configure_logging(settings.arm, settings.log_level)
     tracing.start(settings.arm)
     server = ModelServer(
@@ -60,18 +58,6 @@ def load(settings: Settings) -> Predictor:
     )
     telemetry.settle()
     return predictor
-
-
-def _settings() -> Settings:
-    try:
-        return Settings()
-    except ValidationError as error:
-        telemetry.configure_logging("backend")
-        log = structlog.stdlib.get_logger("backends")
-        for fault in error.errors():
-            name = "_".join(str(part) for part in fault["loc"]).upper()
-            log.critical("wrong setting", setting=f"BACKEND_{name}", reason=fault["msg"])
-        raise SystemExit(1) from None
 
 
 def _version() -> str:

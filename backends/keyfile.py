@@ -61,9 +61,23 @@ class KeyFile:
             known, self._stamp = self._stamp, (0, 0, 0)
             if known == self._stamp:  # said before
                 return
-            raise KeyFileError(f"{self._path} cannot be read: {error}") from None
+            raise KeyFileError(f"{self._path} cannot be read: {_why(error)}") from None
         try:
             self._keys = read_keys(text)
         except KeyFileError as error:
             raise KeyFileError(f"{self._path}: {error}") from None
         log.info("API keys read", file=str(self._path), keys=len(self._keys))
+
+
+def check_file(path: Path) -> None:
+    """Raise KeyFileError when a server could not start with this file of keys."""
+    try:
+        read_keys(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise KeyFileError(f"{path} cannot be read: {_why(error)}") from None
+    except KeyFileError as error:
+        raise KeyFileError(f"{path}: {error}") from None
+
+
+def _why(error: OSError | UnicodeDecodeError) -> str:
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)

@@ -1,10 +1,12 @@
 """What a model server must be told: BACKEND_* in the environment, read once by `__main__`."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from backends.access import is_loopback
 
 
 class Settings(BaseSettings):
@@ -16,6 +18,11 @@ class Settings(BaseSettings):
         description="Name of the arm that this server is: it stands in logs and metadata."
     )
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    open: bool = Field(
+        default=False,
+        description="Listen on an address that other machines reach, although a model server asks "
+        "nobody for a key.",
+    )
     port: int = Field(ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     max_length: int = Field(
         gt=0, description="The window: how many of the newest vectors the model reads."
@@ -71,3 +78,13 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="Least level of the events that are logged."
     )
+
+    @model_validator(mode="after")
+    def _guarded(self) -> Self:
+        if not self.open and not is_loopback(self.host):
+            raise ValueError(
+                f"BACKEND_HOST is {self.host}, which can be reached from other machines, and a "
+                "model server asks nobody for a key: clients belong before the gateway. Set "
+                "BACKEND_OPEN=true if only those reach this address who may use it"
+            )
+        return self

@@ -4,6 +4,7 @@ import asyncio
 import importlib
 import os
 import shlex
+from collections.abc import Mapping
 from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
@@ -29,8 +30,10 @@ from deploy.keys import app as key_commands
 from rollout.cli import app as rollout_commands
 from rollout.simulate.cli import simulate
 from rollout.snapshot import Tier
+from router.statedir import STATE_DIR, default_state_dir
 
 FAILED: Final = 1
+DEFAULT_ARM: Final = "phase1"
 
 
 class Candidate(StrEnum):
@@ -66,7 +69,7 @@ StateDir = Annotated[
     Path | None,
     typer.Option(
         help="Where state and logs lie; by default ~/.local/state/turnout.",
-        envvar="TURNOUT_STATE_DIR",
+        envvar=STATE_DIR,
         show_default=False,
         file_okay=False,
     ),
@@ -78,7 +81,12 @@ Bank = Annotated[Path, typer.Option(help="The bank: an .npz with `vectors` and `
 def up(
     state_dir: StateDir = None,
     host: Annotated[
-        str, typer.Option(help="The address that every part listens on.")
+        str,
+        typer.Option(
+            help="The address that gateway and controller listen on; model servers stay on "
+            "127.0.0.1. Another than loopback needs keys for both (ROUTER_KEYS_FILE, "
+            "ROLLOUT_KEYS_FILE: `turnout key new`), or ROUTER_OPEN and ROLLOUT_OPEN."
+        ),
     ] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(help="The gateway's port.", min=1, max=local.PORT_MAX)
@@ -126,7 +134,9 @@ def up(
         )
         asyncio.run(_up(layout, console))
     except (local.LocalError, StartError) as error:
-        console.print(f"[red]turnout up:[/red] {error}", highlight=False, soft_wrap=True)
+        console.print(
+            f"[red]turnout up:[/red] {escape(str(error))}", highlight=False, soft_wrap=True
+        )
         raise typer.Exit(FAILED) from None
 
 
@@ -141,7 +151,7 @@ async def _up(layout: local.Layout, console: Console) -> None:
             _say_ready(layout, console)
             if fault := await local.store_fault(layout):
                 console.print(
-                    f"\n[red]No rollout can move:[/red] {escape(fault)} "
+                    f"\n[red]No rollout can move:[/red] {escape(fault.rstrip('.'))}. "
                     "Predictions go on with the last known configuration.",
                     highlight=False,
                     soft_wrap=True,
@@ -161,7 +171,9 @@ def _say_ready(layout: local.Layout, console: Console) -> None:
         ("controller", layout.controller_url),
         ("logs", str(layout.state_dir / "logs")),
     ):
-        console.print(f"  {name:<11}{where}", highlight=False, soft_wrap=True)
+        console.print(f"  {name:<11}{escape(where)}", highlight=False, soft_wrap=True)
+    if sentence := without_keys(os.environ):
+        console.print(f"\n{escape(sentence)}", highlight=False, soft_wrap=True)
     untrained = [arm for arm in layout.backend_urls if arm not in layout.checkpoints]
     if untrained:
         console.print(
@@ -176,6 +188,22 @@ def _say_ready(layout: local.Layout, console: Console) -> None:
     ):
         console.print(f"  {command}", highlight=False, markup=False, soft_wrap=True)
     console.print("\nCtrl-C stops everything.")
+
+
+def without_keys(environment: Mapping[str, str]) -> str:
+    """Say who may do what because no API keys are set; empty when both servers have keys."""
+    may = {
+        "ROUTER_KEYS_FILE": "predict, send feedback and override",
+        "ROLLOUT_KEYS_FILE": "start, promote and abort rollouts",
+    }
+    off = [name for name in may if not environment.get(name)]
+    if not off:
+        return ""
+    return (
+        f"No API keys: everybody who reaches these addresses may "
+        f"{', and '.join(may[name] for name in off)}. {' and '.join(off)} "
+        f"{'changes' if len(off) == 1 else 'change'} that (turnout key new --help)."
+    )
 
 
 def _checkpoints(pairs: list[str], tiers: tuple[Tier, ...]) -> dict[str, Path]:
@@ -248,7 +276,9 @@ def demo(
         spoiled = fault if candidate is Candidate.BROKEN else None
         asyncio.run(run_demo(out, bank.absolute(), console, spoiled))
     except (local.LocalError, StartError, ArchiveError, DemoError) as error:
-        console.print(f"[red]turnout demo:[/red] {error}", highlight=False, soft_wrap=True)
+        console.print(
+            f"[red]turnout demo:[/red] {escape(str(error))}", highlight=False, soft_wrap=True
+        )
         raise typer.Exit(FAILED) from None
 
 
@@ -287,8 +317,21 @@ SettingsOption = Annotated[
 
 @app.command()
 def backend(
-    arm: Annotated[str, typer.Option(help="The arm that this model server is.")] = "phase1",
-    bank: Bank = local.DATA,
+    arm: Annotated[
+        str | None,
+        typer.Option(
+            help="The arm that this model server is. Without: BACKEND_ARM, or phase1.",
+            show_default=False,
+        ),
+    ] = None,
+    bank: Annotated[
+        Path | None,
+        typer.Option(
+            help="The bank: an .npz with `vectors` and `ids`, or an .npy. Without: BACKEND_BANK, "
+            "or the one that ships.",
+            show_default=False,
+        ),
+    ] = None,
     checkpoint: Annotated[
         Path | None,
         typer.Option(
@@ -301,56 +344,88 @@ def backend(
 ) -> None:
     """Run one model server. Its settings are BACKEND_* in the environment.
 
-    Its port and its window follow from the tier table (TURNOUT_TIERS) unless they are set.
+    An option wins over the environment. Port and window follow from the tier table
+    (TURNOUT_TIERS) unless they are set.
 
     Example: turnout backend --arm phase2 --checkpoint phase2.safetensors
     """
-    tiers = _tiers()
+    options = {"ARM": arm, "BANK": bank, "CHECKPOINT": checkpoint}
+    chosen = {
+        f"BACKEND_{name}": str(value.absolute() if isinstance(value, Path) else value)
+        for name, value in options.items()
+        if value is not None
+    }
+    defaults = backend_defaults({**os.environ, **chosen}, _tiers())
+    if settings:
+        _list_settings("backends", defaults)
+        return
+    os.environ.update({**defaults, **os.environ, **chosen})
+    _run("backends")
+
+
+def backend_defaults(environment: Mapping[str, str], tiers: tuple[Tier, ...]) -> dict[str, str]:
+    """Fill in what a model server must be told and what its environment does not say.
+
+    Raises typer.BadParameter for an arm that the tier table lacks.
+    """
+    arm = environment.get("BACKEND_ARM", DEFAULT_ARM)
     place = _place(arm, tiers)
-    os.environ.setdefault("BACKEND_PORT", str(local.FIRST_BACKEND_PORT + place))
-    os.environ.setdefault("BACKEND_MAX_LENGTH", str(tiers[place].max_length))
-    os.environ.setdefault("BACKEND_BANK", str(bank.absolute()))
-    os.environ["BACKEND_ARM"] = arm
-    if checkpoint:
-        os.environ["BACKEND_CHECKPOINT"] = str(checkpoint.absolute())
-    elif shipped := local.shipped_weights().get(arm):
-        os.environ.setdefault("BACKEND_CHECKPOINT", str(shipped))
-    _run("backends", settings)
+    shipped = local.shipped_weights().get(arm)
+    return {
+        "BACKEND_ARM": arm,
+        "BACKEND_PORT": str(local.FIRST_BACKEND_PORT + place),
+        "BACKEND_MAX_LENGTH": str(tiers[place].max_length),
+        "BACKEND_BANK": str(local.DATA),
+        **({"BACKEND_CHECKPOINT": str(shipped)} if shipped else {}),
+    }
 
 
 @app.command()
 def gateway(settings: SettingsOption = False) -> None:
     """Run one gateway. Its settings are ROUTER_* and TURNOUT_* in the environment."""
-    _run("router", settings)
+    if settings:
+        _list_settings("router")
+        return
+    _run("router")
 
 
 @app.command()
 def controller(settings: SettingsOption = False) -> None:
     """Run one controller. Its settings are ROLLOUT_* and TURNOUT_* in the environment."""
-    _run("rollout", settings)
-
-
-def _run(package: str, only_settings: bool) -> None:
-    if only_settings:
-        settings = importlib.import_module(f"{package}.settings").Settings
-        Console().print(settings_table(settings), highlight=False)
+    if settings:
+        _list_settings("rollout")
         return
+    _run("rollout")
+
+
+def _run(package: str) -> None:
     raise typer.Exit(importlib.import_module(f"{package}.__main__").main())
 
 
-def settings_table(settings: type[BaseSettings]) -> Table:
-    """List what a process reads from its environment: name, default, and what it is for."""
+def _list_settings(package: str, filled: Mapping[str, str] | None = None) -> None:
+    settings = importlib.import_module(f"{package}.settings").Settings
+    Console().print(settings_table(settings, filled or {}), highlight=False)
+
+
+def settings_table(settings: type[BaseSettings], filled: Mapping[str, str]) -> Table:
+    """List what a process reads from its environment: name, default, and what it is for.
+
+    `filled` holds the defaults that its command fills in.
+    """
+    from backends.environment import variable  # noqa: PLC0415 - other verbs start faster without
+
     table = Table(box=None, pad_edge=False)
     for heading in ("variable", "default", "what it is"):
         table.add_column(heading, header_style="dim", overflow="fold")
-    prefix = settings.model_config.get("env_prefix", "")
     for name, field in settings.model_fields.items():
-        variable = str(field.validation_alias or f"{prefix}{name}".upper())
+        where = variable(settings, name, field)
         default = "required"
-        if not field.is_required():
+        if where in filled:
+            default = filled[where]
+        elif not field.is_required():
             value = field.get_default(call_default_factory=True)
             default = "none" if value is None else to_json(value).decode().strip('"')
-        table.add_row(variable, escape(default), escape(field.description or ""))
+        table.add_row(where, escape(default), escape(field.description or ""))
     return table
 
 
@@ -359,12 +434,6 @@ def _tiers() -> tuple[Tier, ...]:
         return local.tiers_from(os.environ.get("TURNOUT_TIERS"))
     except local.LocalError as error:
         raise typer.BadParameter(str(error)) from None
-
-
-def default_state_dir() -> Path:
-    """Return the XDG base directory for state, with our name."""
-    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(base) / "turnout"
 
 
 def _version(wanted: bool) -> None:

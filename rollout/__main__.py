@@ -9,10 +9,10 @@ import secrets
 import socket
 
 import structlog
-from pydantic import ValidationError
 
 from backends import telemetry, tracing
 from backends.access import KeyFileError, is_loopback
+from backends.environment import read_or_exit
 from backends.keyfile import KeyFile
 from rollout.api import Api
 from rollout.controller import Controller
@@ -26,7 +26,7 @@ log = structlog.stdlib.get_logger("rollout")
 
 def main() -> None:
     """Run one controller until it is told to stop."""
-    settings = _settings()
+    settings = read_or_exit(Settings, "rollout")
     telemetry.configure_logging("rollout", settings.log_level)
     tracing.start("rollout")
     controller = Controller(_store(settings), settings.tiers)
@@ -47,19 +47,6 @@ def main() -> None:
         life=loop.running,
     )
     telemetry.serve(api.app, settings.host, settings.port)
-
-
-def _settings() -> Settings:
-    try:
-        return Settings()
-    except ValidationError as error:
-        telemetry.configure_logging("rollout")
-        for fault in error.errors():
-            name = "_".join(str(part) for part in fault["loc"]).upper()
-            known = name.startswith("TURNOUT_") or not name
-            setting = (name or "settings") if known else f"ROLLOUT_{name}"
-            log.critical("wrong setting", setting=setting, reason=fault["msg"])
-        raise SystemExit(1) from None
 
 
 def _keys(settings: Settings) -> KeyFile | None:

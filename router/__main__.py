@@ -14,12 +14,13 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
 import structlog
-from pydantic import ValidationError
 
 from backends import telemetry, tracing
 from backends.access import is_loopback
 from backends.content import MIB
+from backends.environment import WRONG, read_or_exit
 from backends.keyfile import KeyFile
+from backends.oserrors import in_words
 from backends.wire import Guard
 from rollout.feed import Feed, FeedUnavailable
 from rollout.snapshot import Heartbeat
@@ -34,7 +35,7 @@ from router.metrics import Metrics
 from router.observe import Observer
 from router.settings import Settings
 from router.shadow import Mirror
-from router.snapshots import Snapshots
+from router.snapshots import HOLD_FILE, Snapshots
 from router.upstream import Upstream
 
 BEAT_S: Final = 1.0
@@ -225,15 +226,22 @@ async def _stop(tasks: Collection[asyncio.Task[None]]) -> None:
 
 def main() -> None:
     """Run one gateway until it is told to stop."""
-    settings = _settings()
+    settings = read_or_exit(Settings, "gateway")
     telemetry.configure_logging("gateway", settings.log_level)
     tracing.start("gateway")
+    _make_state_dir(settings)
     try:
         service = Service(settings)
     except (OSError, ValueError) as error:
-        log.critical("cannot start", reason=str(error))
+        reason = in_words(error) if isinstance(error, OSError) else str(error)
+        log.critical("cannot start", reason=reason)
         raise SystemExit(1) from None
     _say_who_may(settings)
+    log.info(
+        "starting",
+        state_dir=str(settings.state_dir.absolute()),
+        hold_file=str(settings.state_dir.absolute() / HOLD_FILE),
+    )
     telemetry.serve(
         service.app,
         settings.host,
@@ -245,14 +253,15 @@ def main() -> None:
     )
 
 
-def _settings() -> Settings:
+def _make_state_dir(settings: Settings) -> None:
     try:
-        return Settings()
-    except ValidationError as error:
-        telemetry.configure_logging("gateway")
-        for fault in error.errors():
-            name = ".".join(str(part) for part in fault["loc"])
-            log.critical("wrong setting", setting=name or "settings", reason=fault["msg"])
+        settings.state_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        log.critical(
+            WRONG,
+            setting="ROUTER_STATE_DIR",
+            reason=f"it must be a folder to write in: {in_words(error)}",
+        )
         raise SystemExit(1) from None
 
 

@@ -4,6 +4,7 @@ What is shared with the controller carries the product's name: TURNOUT_TIERS, an
 reached (`rollout.reach`).
 """
 
+import ssl
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
@@ -17,7 +18,9 @@ from rollout.reach import StoreSettings
 from rollout.snapshot import DEFAULT_TIERS, Arm, Snapshot, Tier, check_tiers
 from router.address import read_address
 from router.assignment import TooLong
+from router.statedir import gateway_state_dir
 
+_OVER_TLS: Final = "https://"
 DEFAULT_BACKENDS: Final = {"phase1": "http://127.0.0.1:8091", "phase2": "http://127.0.0.1:8092"}
 
 
@@ -48,8 +51,9 @@ class Settings(StoreSettings, GuardedSettings):
         default=8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one."
     )
     state_dir: Path = Field(
-        default=Path(".turnout/gateway"),
-        description="Folder of the last applied snapshot and of the file hold-at-incumbent.",
+        default_factory=gateway_state_dir,
+        description="Folder of the last applied snapshot and of the file hold-at-incumbent; "
+        "gateways of different stores need one each.",
     )
     backends: dict[Arm, Replicas] = Field(
         default=DEFAULT_BACKENDS,
@@ -148,6 +152,24 @@ class Settings(StoreSettings, GuardedSettings):
             raise ValueError(
                 f"ROUTER_BACKENDS has no URL for {', '.join(missing)}, which the tier table names"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _trusting(self) -> Self:
+        if self.ca_file is None:
+            return self
+        bases = (read_address(one).base for all_ in self.backends.values() for one in all_)
+        if not any(base.startswith(_OVER_TLS) for base in bases):
+            raise ValueError(
+                "ROUTER_CA_FILE would have no effect: no address in ROUTER_BACKENDS begins with "
+                f"{_OVER_TLS}"
+            )
+        try:
+            ssl.create_default_context(cafile=self.ca_file)
+        except OSError as error:
+            raise ValueError(
+                f"ROUTER_CA_FILE: {self.ca_file} cannot be used: {error.strerror or error}"
+            ) from None
         return self
 
     @model_validator(mode="after")

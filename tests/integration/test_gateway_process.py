@@ -103,6 +103,32 @@ def test_a_wrong_setting_ends_it_with_one_sentence(tmp_path: Path) -> None:
         (line, *_) = process.log()
         assert (line["event"], line["level"]) == ("wrong setting", "critical")
         assert "no http:// or https:// URL" in line["reason"]
+        assert line["setting"] == "ROUTER_BACKENDS"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("ROUTER_KEY_FILE", "keys.txt", "did you mean ROUTER_KEYS_FILE?"),
+        ("TURNOUT_TIERS", "x", "it must be JSON"),
+        ("ROUTER_STATE_DIR", "/proc/none", "it must be a folder to write in"),
+    ],
+)
+def test_what_it_cannot_start_with_is_one_line_under_its_own_name(
+    tmp_path: Path, name: str, value: str, words: str
+) -> None:
+    with gateway(tmp_path, "http://127.0.0.1:9", **{name: value}) as process:
+        assert process.process.wait(DEADLINE_S) == 1
+        (line,) = process.log()
+        assert (line["level"], line["setting"]) == ("critical", name)
+        assert words in line["reason"]
+
+
+def test_it_says_at_start_which_file_stops_candidate_traffic(tmp_path: Path) -> None:
+    with gateway(tmp_path, "http://127.0.0.1:9") as process:
+        told = process.event("starting")
+        assert told["state_dir"] == str(tmp_path)
+        assert told["hold_file"] == str(tmp_path / "hold-at-incumbent")
 
 
 def test_a_port_in_use_ends_it_with_one_sentence(tmp_path: Path) -> None:

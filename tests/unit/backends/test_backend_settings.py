@@ -33,6 +33,17 @@ def test_a_wrong_setting_is_refused_at_birth(
     assert error.value.errors()[0]["loc"] == (name.lower(),)
 
 
+def test_an_address_that_others_reach_is_refused_unless_it_is_meant(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    everywhere = "0.0.0.0"  # noqa: S104 - what must be refused
+    with pytest.raises(ValidationError, match="Set BACKEND_OPEN=true"):
+        from_env(monkeypatch, HOST=everywhere)
+    assert from_env(monkeypatch, HOST=everywhere, OPEN="true").open
+    monkeypatch.delenv("BACKEND_OPEN")
+    assert from_env(monkeypatch, HOST="::1").host == "::1"
+
+
 def test_every_setting_has_a_sentence() -> None:
     for name, field in Settings.model_fields.items():
         assert field.description, name

@@ -7,7 +7,11 @@ import orjson
 import pytest
 from typer.testing import CliRunner
 
-from deploy.cli import app, default_state_dir
+from deploy import local
+from deploy.cli import app, backend_defaults, without_keys
+from rollout.snapshot import DEFAULT_TIERS
+from router.settings import Settings as RouterSettings
+from router.statedir import default_state_dir
 
 RUN = CliRunner()
 
@@ -26,7 +30,7 @@ def test_the_version_is_printed() -> None:
     ("verb", "variables"),
     [
         ("gateway", ("ROUTER_PORT", "TURNOUT_REDIS_URL", "TURNOUT_TIERS")),
-        ("backend", ("BACKEND_ARM", "BACKEND_CHECKPOINT", "required")),
+        ("backend", ("BACKEND_ARM", "BACKEND_CHECKPOINT", "BACKEND_OPEN", "8091")),
         ("controller", ("ROLLOUT_PORT", "TURNOUT_REDIS_URL")),
     ],
 )
@@ -61,7 +65,81 @@ def test_an_example_that_does_not_exist_is_refused_in_words(
     assert words in result.output
 
 
+def test_what_the_backend_verb_fills_in_is_not_called_required(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = dict(os.environ)
+    listed = RUN.invoke(app, ["backend", "--arm", "phase2", "--settings"], env={"COLUMNS": "200"})
+    assert "required" not in listed.stdout
+    assert "8092" in listed.stdout
+    assert dict(os.environ) == before
+    monkeypatch.setenv("BACKEND_ARM", "phase2")
+    assert "8092" in RUN.invoke(app, ["backend", "--settings"], env={"COLUMNS": "200"}).stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment", "expected"),
+    [
+        ([], {}, {"ARM": "phase1", "PORT": "8091", "MAX_LENGTH": "100", "BANK": str(local.DATA)}),
+        ([], {"ARM": "phase2"}, {"ARM": "phase2", "PORT": "8092", "MAX_LENGTH": "500"}),
+        (["--arm", "phase1"], {"ARM": "phase2"}, {"ARM": "phase1", "PORT": "8091"}),
+        (["--bank", "/good.npz"], {"BANK": "/other.npz"}, {"BANK": "/good.npz"}),
+        ([], {"BANK": "/other.npz", "PORT": "1"}, {"BANK": "/other.npz", "PORT": "1"}),
+        (["--checkpoint", "/w.pt"], {"CHECKPOINT": "/v.pt"}, {"CHECKPOINT": "/w.pt"}),
+        ([], {"CHECKPOINT": "/v.pt"}, {"CHECKPOINT": "/v.pt"}),
+    ],
+)
+def test_an_option_of_the_backend_beats_the_environment_which_beats_the_default(
+    flags: list[str],
+    environment: dict[str, str],
+    expected: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: dict[str, str] = {}
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    for name, value in environment.items():
+        monkeypatch.setitem(os.environ, f"BACKEND_{name}", value)
+    monkeypatch.setattr("deploy.cli._run", lambda _: seen.update(os.environ))
+    assert RUN.invoke(app, ["backend", *flags]).exit_code == 0
+    assert {name: seen[f"BACKEND_{name}"] for name in expected} == expected
+
+
+def test_an_arm_without_shipped_weights_gets_no_checkpoint() -> None:
+    tiers = (DEFAULT_TIERS[0].model_copy(update={"arm": "own"}),)
+    filled = backend_defaults({"BACKEND_ARM": "own"}, tiers)
+    assert "BACKEND_CHECKPOINT" not in filled
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        (
+            {},
+            "and start, promote and abort rollouts. ROUTER_KEYS_FILE and ROLLOUT_KEYS_FILE change",
+        ),
+        ({"ROUTER_KEYS_FILE": "k"}, "may start, promote and abort rollouts. ROLLOUT_KEYS_FILE"),
+        ({"ROLLOUT_KEYS_FILE": "k"}, "may predict, send feedback and override. ROUTER_KEYS_FILE"),
+    ],
+)
+def test_the_terminal_is_told_who_may_do_what_without_keys(
+    environment: dict[str, str], words: str
+) -> None:
+    assert words in without_keys(environment)
+    assert without_keys({"ROUTER_KEYS_FILE": "k", "ROLLOUT_KEYS_FILE": "k"}) == ""
+
+
+def test_a_gateway_alone_looks_for_its_files_where_up_does(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    assert RouterSettings().state_dir == Path("/home/me/.local/state/turnout/gateway")
+    monkeypatch.setenv("TURNOUT_STATE_DIR", str(tmp_path))
+    assert RouterSettings().state_dir == tmp_path / "gateway"
+
+
 def test_state_lies_where_the_desktop_rules_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TURNOUT_STATE_DIR", raising=False)
     monkeypatch.setenv("XDG_STATE_HOME", "/x")
     assert default_state_dir() == Path("/x/turnout")
     monkeypatch.delenv("XDG_STATE_HOME")

@@ -20,7 +20,7 @@ def test_each_tier_has_a_backend_of_its_own_address(tmp_path: Path) -> None:
         "phase2": "http://127.0.0.1:2",
         "phase3": "http://127.0.0.1:3",
     }
-    assert layout.ports["phase3"] == 3
+    assert layout.listeners["phase3"] == ("127.0.0.1", 3)
 
 
 def test_a_long_state_directory_gets_its_socket_in_a_short_place(tmp_path: Path) -> None:

@@ -74,6 +74,20 @@ def test_a_wrong_setting_is_refused_at_birth(
         Settings()
 
 
+def test_a_file_of_authorities_must_be_one_and_have_an_effect(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ROUTER_CA_FILE", str(tmp_path / "none"))
+    with pytest.raises(ValidationError, match="would have no effect"):
+        Settings()
+    monkeypatch.setenv("ROUTER_BACKENDS", '{"phase1": "https://a", "phase2": "http://b"}')
+    with pytest.raises(ValidationError, match="none cannot be used: No such file or directory"):
+        Settings()
+    (tmp_path / "none").write_text("no certificate")
+    with pytest.raises(ValidationError, match="none cannot be used"):
+        Settings()
+
+
 def test_every_setting_has_its_sentence() -> None:
     for name, field in Settings.model_fields.items():
         assert (field.description or "").endswith("."), name
