@@ -28,6 +28,7 @@ from backends.errors import (
     BackendError,
     BodyTooLargeError,
     LoadError,
+    NotReadyError,
     ScatteredIdsError,
     UnknownModelError,
 )
@@ -38,6 +39,7 @@ from backends.metrics import Metrics
 from backends.predictor import Predictor
 from backends.protocol import ProtocolError
 from backends.rawroute import RawRoute
+from backends.sparing import Sparing
 from backends.statistics import Statistics, Tally, totals
 from backends.worker import BATCH, Worker
 
@@ -47,6 +49,7 @@ HTTP_KINDS: Final = {
     413: "body_too_large",
     415: "bad_encoding",
 }
+SERVER_ERROR: Final = 500
 REFUSED: Final = (BackendError, ProtocolError, HTTPException)
 """What handlers raise and `ModelServer` answers."""
 MODEL_PATHS: Final = ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
@@ -79,6 +82,7 @@ class ModelServer:
         self._worker = Worker(
             queue_limit=queue_limit, batch_limit=batch_limit, metrics=self._metrics
         )
+        self._lines = Sparing("backends")
         self._statistics = Statistics()
         self._bodies = Bodies(max_body_mb * MIB, self._statistics.reading)
         self._inference = Inference(
@@ -275,6 +279,11 @@ class ModelServer:
         match error:
             case BackendError():
                 status, kind, text = error.status, error.kind, str(error)
+                if status >= SERVER_ERROR and not isinstance(error, NotReadyError):
+                    name = request.scope["state"]["request_id"]
+                    self._lines.warning(
+                        "not answered", request_id=name, status=status, kind=kind, error=text
+                    )
                 if error.retry_after_s is not None:
                     headers["retry-after"] = str(error.retry_after_s)
                 if status == BodyTooLargeError.status:

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncIterator
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -11,10 +11,14 @@ from starlette.responses import Response
 from backends.content import in_words
 from backends.direct import Answer
 from backends.protocol import ProtocolError, write_error
+from backends.sparing import Sparing
 from router import answers
 from router.errors import BodyTooLongError, ClientLeftError, RouterError
 
+SERVER_ERROR: Final = 500
 T = TypeVar("T")
+
+_lines = Sparing("router")
 
 
 async def read_body(request: Request, limit: int) -> list[bytes]:
@@ -59,6 +63,11 @@ async def write_refusal(request: Request, error: Exception) -> Response:
     headers: dict[str, str] = {}
     match error:
         case RouterError() | ProtocolError():
+            if error.status >= SERVER_ERROR:
+                name = request.scope["state"]["request_id"]
+                _lines.warning(
+                    "not answered", request_id=name, status=error.status, error=str(error)
+                )
             return as_response(answers.of_refusal(error))
         case HTTPException():
             status = error.status_code

@@ -26,6 +26,7 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from backends.protocol import Prediction
+from backends.sparing import Sparing
 from rollout.snapshot import Position, Snapshot
 from router.access import ARM_HEADER
 from router.assignment import Decision, Reason, Refusal, TooLong, decide
@@ -100,6 +101,8 @@ class Gateway:
         self._too_long = too_long
         self._label_window_s = label_window_s
         self._clock = clock
+        self._lines = Sparing("router")
+        self._tells_all = self._lines.verbose
 
     async def predict(
         self,
@@ -233,6 +236,9 @@ class Gateway:
     ) -> None:
         admission, decision = outcome.admission, outcome.decision
         arm = outcome.arm
+        failure = failure_of(outcome.assigned, outcome.answered)
+        if failure is not None or self._tells_all:
+            self._tell(outcome, failure, seconds)
         self._metrics.requests_of(arm, decision.reason, status_class(outcome.status)).inc()
         self._metrics.request_seconds.labels(arm).observe(seconds)
         self._observe(
@@ -240,7 +246,7 @@ class Gateway:
             admission,
             decision,
             seconds=seconds,
-            failure=failure_of(outcome.assigned, outcome.answered),
+            failure=failure,
             fell_back=outcome.answered.arm != decision.arm and outcome.arm != NOBODY,
             mirrored=decision.mirror is not None,
         )
@@ -249,6 +255,21 @@ class Gateway:
         if decision.tier is not None and outcome.arm != NOBODY:
             keyed = question.terms.key is not None
             self._observer.passing(Passing(admission, decision.tier, outcome.arm, keyed, seconds))
+
+    def _tell(self, outcome: Outcome, failure: FailureKind | None, seconds: float) -> None:
+        """Write what became of a request into the log, for whoever comes with its name."""
+        tell = self._lines.debug if failure is None else self._lines.warning
+        tell(
+            "answered" if failure is None else "the assigned arm failed",
+            request_id=outcome.admission.request_id,
+            assigned=outcome.decision.arm,
+            answered=outcome.arm,
+            status=outcome.status,
+            reason=str(outcome.decision.reason),
+            ms=round(1e3 * seconds, 1),
+            **({} if failure is None else {"kind": str(failure)}),
+            **({} if outcome.assigned.error is None else {"error": str(outcome.assigned.error)}),
+        )
 
     def _record_left(
         self, question: Question, admission: Admission, decision: Decision, tried: list[Attempt]

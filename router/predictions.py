@@ -24,12 +24,13 @@ from backends import protocol
 from backends.direct import Answer, Call, Work
 from backends.exchange import EXCHANGE, Exchange
 from backends.protocol import TIMEOUT_HEADER, ProtocolError, read_timeout
+from backends.sparing import Sparing
 from backends.statistics import Statistics
 from router import answers
 from router.access import ARM_HEADER
 from router.answers import OK, RETRY_AFTER_S
 from router.body import Body, Question
-from router.errors import ClientLeftError, RouterError, UnknownModelError
+from router.errors import BusyError, ClientLeftError, RouterError, UnknownModelError
 from router.gateway import Gateway, Outcome
 from router.ids import admitted
 from router.intake import Headers, Intake
@@ -66,6 +67,7 @@ class Predictions:
         self._gateway = gateway
         self._places = places
         self._shed = metrics.shed
+        self._lines = Sparing("router")
         metrics.in_flight.set_function(lambda: places.taken)
         self._intake = intake
         self._statistics = statistics
@@ -74,7 +76,7 @@ class Predictions:
     async def predict(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Predict the next vector of a context."""
         if self._places.full:
-            await self._turn_away(send)
+            await self._turn_away(scope, send)
             return
         question, outcome = await self._ask(scope, receive, self._intake.predict)
         await _send(send, self._predicted(question, outcome))
@@ -91,7 +93,7 @@ class Predictions:
 
     async def _infer(self, scope: Scope, receive: Receive, send: Send) -> bool:
         if self._places.full:
-            await self._turn_away(send)
+            await self._turn_away(scope, send)
             return False
         check_name(scope)
         question, outcome = await self._ask(scope, receive, self._intake.infer)
@@ -147,9 +149,15 @@ class Predictions:
             if held:
                 self._places.give()
 
-    async def _turn_away(self, send: Send) -> None:
+    async def _turn_away(self, scope: Scope, send: Send) -> None:
         """Refuse before anything is read: the server throws away what still comes."""
         self._shed.inc()
+        self._lines.warning(
+            "not answered",
+            request_id=scope["state"]["request_id"],
+            status=BusyError.status,
+            error="too many requests are under way",
+        )
         await send({"type": "http.response.start", "status": 503, "headers": _SHED_HEADERS})
         await send({"type": "http.response.body", "body": _SHED})
 

@@ -232,10 +232,11 @@ async def test_more_than_may_be_under_way_is_turned_away_unread_and_the_rest_is_
         await until(lambda: len(stub.seen) == 2, "two are under way")
         assert await rig.metric("gateway_requests_in_flight") == 2
         for path in ("/v1/predict", "/v2/models/lvm/infer"):
-            response = await rig.client.post(path, content=b"not even JSON")
+            with structlog.testing.capture_logs() as log:
+                response = await rig.client.post(path, content=b"not even JSON")
             assert (response.status_code, response.headers["retry-after"]) == (503, "1")
             assert response.json() == {"error": "too many requests are under way: try again"}
-            assert response.headers["x-request-id"]
+            assert [line["request_id"] for line in log] == [response.headers["x-request-id"]]
         stub.hold.set()
         assert [(await task).status_code for task in held] == [200, 200]
         assert (await rig.predict()).status_code == 200

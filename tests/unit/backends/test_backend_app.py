@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
+import structlog
 from backend_samples import bank, context, infer_json, untrained
 from starlette.testclient import TestClient
 
@@ -16,7 +17,7 @@ from backends.answer import read_answer
 from backends.app import ModelServer
 from backends.bodies import LONG_BODY
 from backends.engine.torch_cpu import TorchEngine
-from backends.errors import BankError
+from backends.errors import BankError, NotFiniteError
 from backends.idruns import IdRuns
 from backends.predictor import Predictor
 from backends.protocol import (
@@ -321,3 +322,39 @@ def test_a_server_that_cannot_load_gives_up() -> None:
     with TestClient(failing.app):
         assert gave_up.wait(10)
     assert failing.failed
+
+
+def spoiled(*_: object) -> Predictor:
+    raise NotFiniteError("the engine failed")
+
+
+@pytest.mark.parametrize(
+    ("fault", "headers", "status", "kind"),
+    [
+        (None, {"x-request-timeout-ms": "0.001"}, 504, "deadline"),
+        (spoiled, {}, 500, "not_finite"),
+    ],
+)
+def test_an_answer_of_5xx_is_in_the_log_under_its_requests_id(
+    client: TestClient,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Callable[..., Predictor] | None,
+    headers: dict[str, str],
+    status: int,
+    kind: str,
+) -> None:
+    if fault is not None:
+        monkeypatch.setattr("backends.worker.Worker.loaded", fault)
+    named = {**headers, "x-request-id": f"a-name-{status}"}
+    with structlog.testing.capture_logs() as log:
+        answer = client.post(INFER, content=infer_json(CONTEXT), headers=named)
+    assert answer.status_code == status
+    (line,) = log
+    assert (line["request_id"], line["status"]) == (f"a-name-{status}", status)
+    assert (line["kind"], line["error"]) == (kind, answer.json()["error"])
+
+
+def test_a_refusal_of_the_clients_own_making_writes_no_line(client: TestClient) -> None:
+    with structlog.testing.capture_logs() as log:
+        assert client.post(INFER, content=b"{}").status_code == 400
+    assert log == []
