@@ -5,64 +5,33 @@ program what to do next: 0 done, 1 refused (the same again fails again), 2 wrong
 that is no context, 3 the gateway was not reached, is busy, or did not answer in time.
 """
 
-import io
 import os
-import sys
-import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+import shlex
 from typing import Annotated, Any, Final, NoReturn
 
-import numpy as np
 import orjson
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from backends.protocol import (
-    KEPT_NEIGHBORS,
-    MAX_TOP_K,
-    Floats,
-    ProtocolError,
-    read_lookup,
-    read_predict,
-)
+from backends.protocol import KEPT_NEIGHBORS, MAX_TOP_K
+from deploy.contextfile import read_file, read_question, read_vector
 from router.client import HERE, AccessError, Answer, Client, ClientError, RequestError
 
 REFUSED: Final = 1
 USAGE: Final = 2
 UNREACHED: Final = 3
 API_KEY: Final = "TURNOUT_API_KEY"
-STDIN: Final = "-"
-MAX_VECTORS: Final = 1_000_000
-_NPY: Final = b"\x93NUMPY"
-_ZIP: Final = b"PK\x03\x04"
-_NAMES: Final = ("context", "vectors")
+URL: Final = "TURNOUT_GATEWAY_URL"
+NOT_FOUND: Final = 404
 
 _err = Console(stderr=True, highlight=False)
 
-Url = Annotated[
-    str, typer.Option("--url", envvar="TURNOUT_GATEWAY_URL", help="Where the gateway is.")
-]
+Url = Annotated[str, typer.Option("--url", envvar=URL, help="Where the gateway is.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Timeout = Annotated[
     float, typer.Option(help="Seconds that it may take, tries included.", min=0.001)
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A context `[n, 768]`, and what its file says besides."""
-
-    context: Floats
-    key: str | None = None
-    top_k: int | None = None
-    exclude_context: bool = True
-
-
-class FileError(ValueError):
-    """A file that holds no context; the message says what was found and what would be right."""
 
 
 def predict(
@@ -98,11 +67,8 @@ def predict(
     Example: turnout example 300 | turnout predict - --top-k 3
     """
     try:
-        asked = read_question(_read(file), file)
-    except (FileError, OSError) as error:
-        _end("predict", str(error), USAGE)
-    with _client(url, timeout) as client:
-        try:
+        asked = read_question(read_file(file), file)
+        with _client(url, timeout) as client:
             answer = client.predict(
                 asked.context,
                 top_k=top_k or asked.top_k or KEPT_NEIGHBORS,
@@ -110,12 +76,14 @@ def predict(
                 exclude_context=asked.exclude_context,
                 arm=arm,
             )
-        except ClientError as error:
-            _fail("predict", error, url)
+    except ClientError as error:
+        _fail("predict", error, url)
+    except ValueError as error:  # the file, or an option that no request can carry
+        _end("predict", str(error), USAGE)
     if as_json:
         typer.echo(orjson.dumps(_document(answer), option=orjson.OPT_SERIALIZE_NUMPY))
     else:
-        _show(answer)
+        _show(answer, url)
 
 
 def feedback(
@@ -139,92 +107,22 @@ def feedback(
 
     Example: turnout feedback 019aac1e-7a51-7c2d-b1f0-0123456789ab 17
     """
-    truth: dict[str, Any]
     try:
-        truth = {"target_id": int(target)} if _is_id(target) else {"target": _vector(target)}
-    except (FileError, OSError) as error:
-        _end("feedback", str(error), USAGE)
-    with _client(url, timeout) as client:
-        try:
+        truth = _truth(target)
+        with _client(url, timeout) as client:
             client.feedback(request_id, **truth)
-        except ClientError as error:
-            _fail("feedback", error, url)
+    except ClientError as error:
+        _fail("feedback", error, url)
+    except ValueError as error:  # as above
+        _end("feedback", str(error), USAGE)
     typer.echo('{"queued":true}' if as_json else "taken in")
 
 
-# --- files --------------------------------------------------------------------------------------
-
-
-def _read(file: str) -> bytes:
-    return sys.stdin.buffer.read() if file == STDIN else Path(file).read_bytes()
-
-
-def read_question(data: bytes, name: str) -> Question:
-    """Read a context from the bytes of a file. Raises FileError."""
-    if data.startswith((_NPY, _ZIP)):
-        return Question(_checked(_array(data, name), name))
-    text = data.strip()
-    if not text:
-        raise FileError(f"{name} is empty: a context is .npy, .npz or JSON")
-    if text.startswith(b"["):
-        text = b'{"context":' + text + b"}"
-    try:
-        found = read_predict(text, max_length=MAX_VECTORS)
-    except ProtocolError as error:
-        raise FileError(
-            f"{name} is neither .npy nor .npz, and no context in JSON: {error}"
-        ) from None
-    given = b'"top_k"' in text
-    return Question(found.context, found.key, found.top_k if given else None, found.exclude_context)
-
-
-def _array(data: bytes, name: str) -> Any:
-    """Read the array of an .npy, or of an .npz its `context`, `vectors` or only one."""
-    try:
-        loaded = np.load(io.BytesIO(data), allow_pickle=False)
-        return _chosen(loaded, name) if isinstance(loaded, Mapping) else loaded
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
-        raise FileError(f"{name} cannot be read: {error}") from None
-
-
-def _chosen(arrays: Mapping[str, Any], name: str) -> Any:
-    names = list(arrays)
-    for wanted in (*_NAMES, *(names if len(names) == 1 else ())):
-        if wanted in names:
-            return arrays[wanted]
-    raise FileError(
-        f"{name} holds {', '.join(names) or 'nothing'}: the context must be called context or "
-        "vectors, or be alone"
-    )
-
-
-def _checked(array: Any, name: str) -> Floats:
-    if array.dtype.kind not in "fiu":
-        raise FileError(f"{name} holds {array.dtype}: a context is float32 [n, 768]")
-    found: Floats = np.atleast_2d(array).astype(np.float32)
-    if found.ndim != 2 or not found.size or found.shape[1] != 768:  # noqa: PLR2004 - rows, columns
-        raise FileError(f"{name} has the shape {list(array.shape)}: a context is [n, 768]")
-    if not np.isfinite(found).all():
-        raise FileError(f"{name} holds numbers that are not finite")
-    return found
-
-
-def _is_id(text: str) -> bool:
-    return text.removeprefix("-").isdecimal() and text.isascii()
-
-
-def _vector(file: str) -> Floats:
-    data = _read(file)
-    if data.lstrip().startswith(b"[") and not data.lstrip()[1:].lstrip().startswith(b"["):
-        try:
-            return read_lookup(b'{"vector":' + data + b"}")
-        except ProtocolError as error:
-            raise FileError(f"{file}: {error}") from None
-    found = read_question(data, file).context
-    if len(found) != 1:
-        raise FileError(f"{file} holds {len(found)} vectors: the truth is one")
-    vector: Floats = found[0]
-    return vector
+def _truth(target: str) -> dict[str, Any]:
+    """Read the truth: an id, or the vector in a file. Raises FileError."""
+    if target.removeprefix("-").isdecimal() and target.isascii():
+        return {"target_id": int(target)}
+    return {"target": read_vector(target)}
 
 
 # --- answers ------------------------------------------------------------------------------------
@@ -240,26 +138,34 @@ def _document(answer: Answer) -> dict[str, Any]:
         "prediction": answer.vector,
         "neighbors": [{"id": one.id, "score": one.score} for one in answer.neighbors],
         "arm": answer.arm,
+        "assigned": answer.assigned,
+        "stage": answer.stage,
+        "version": answer.version,
         "reason": answer.reason,
         "length": answer.length,
+        "window": answer.window,
         "truncated": answer.truncated,
         "checkpoint": answer.checkpoint,
         "bank": answer.bank,
     }
 
 
-def _show(answer: Answer) -> None:
+def _show(answer: Answer, url: str) -> None:
     console = Console(highlight=False)
-    cut = ", of which it read the newest" if answer.truncated else ""
-    console.print(f"{answer.arm} answered ({answer.reason}): {answer.length} vectors{cut}")
+    cut = f", of which it read the newest {answer.window}" if answer.truncated else ""
+    stands_in = f" for {answer.assigned}, which failed" if answer.fell_back else ""
+    told = f"{answer.arm} answered{stands_in} ({answer.reason}): {answer.length} vectors{cut}"
+    console.print(told, markup=False, soft_wrap=True)
     table = Table(box=None, pad_edge=False)
     for heading in ("rank", "id", "score"):
         table.add_column(heading, justify="right", header_style="dim")
     for rank, one in enumerate(answer.neighbors, start=1):
         table.add_row(str(rank), str(one.id), f"{one.score:.4f}")
     console.print(table)
-    console.print(f"\nrequest id {answer.request_id}", soft_wrap=True)
-    _err.print(f"the truth, later: turnout feedback {answer.request_id} ID", soft_wrap=True)
+    console.print(f"\nrequest id {answer.request_id}", markup=False, soft_wrap=True)
+    there = "" if url in {HERE, os.environ.get(URL)} else f" --url {shlex.quote(url)}"
+    hint = f"the truth, later: turnout feedback {answer.request_id} ID{there}"
+    _err.print(hint, markup=False, soft_wrap=True)
 
 
 def _fail(verb: str, error: ClientError, url: str) -> NoReturn:
@@ -268,6 +174,8 @@ def _fail(verb: str, error: ClientError, url: str) -> NoReturn:
         words += f" ({url}; --url or TURNOUT_GATEWAY_URL names another)"
     elif isinstance(error, AccessError):
         words += f" (the key is read from {API_KEY})"
+    elif error.status == NOT_FOUND and verb == "predict":
+        words += f" ({url} is no gateway; --url or TURNOUT_GATEWAY_URL names another)"
     elif error.retry_after_s is not None:
         words += f" (again in {error.retry_after_s:g} s)"
     if error.request_id:

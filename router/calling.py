@@ -17,6 +17,7 @@ import math
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import numpy as np
 import orjson
@@ -43,6 +44,7 @@ FEEDBACK: Final = "/v1/feedback"
 _OK: Final = frozenset({200, 202})
 _GATEWAY_TIMEOUT: Final = 504
 _SERVER: Final = 500
+_ID_LIMIT: Final = 2**63
 
 
 class ClientError(Exception):
@@ -105,12 +107,18 @@ class Answer:
     scores: Floats
     arm: str
     """The model that answered."""
+    assigned: str
+    """The model that was to answer: another one when it failed and `arm` stood in for it."""
     reason: str
-    """Why it was this one."""
+    """Why it was this one that was to answer."""
+    stage: str
+    """The rollout's stage, for a request in its scope; else `-`."""
+    version: str
+    """The configuration that decided, as `epoch.version`."""
     length: int
     """Vectors in the context."""
-    truncated: bool
-    """Whether the model read only the newest of them."""
+    window: int
+    """How many of them, the newest, the model read."""
     checkpoint: str
     """The sha256 of the model."""
     bank: str
@@ -118,6 +126,16 @@ class Answer:
 
     def __repr__(self) -> str:
         return f"<Answer {self.request_id} by {self.arm}, {self.ids.size} neighbours>"
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the model read only the newest vectors."""
+        return self.window < self.length
+
+    @property
+    def fell_back(self) -> bool:
+        """Whether another model answered than the one that was to."""
+        return bool(self.assigned) and self.assigned != self.arm
 
     @property
     def neighbors(self) -> list[Neighbor]:
@@ -148,12 +166,17 @@ def predict_call(
     arm: str | None = None,
     timeout_s: float = DEADLINE_S,
 ) -> Call:
-    """Write a prediction request in the binary form. Raises ValueError for a wrong context."""
+    """Write a prediction request in the binary form.
+
+    Raises ValueError for a wrong context, and for a key or an arm that no request can carry.
+    """
+    if key is not None:
+        _check_text("key", key)
     request = Request(
         context=_vectors(context), key=key, top_k=top_k, exclude_context=exclude_context
     )
     message = protocol.write_request(request)
-    override = {} if arm is None else {ARM_HEADER: arm}
+    override = {} if arm is None else {ARM_HEADER: header_value("arm", arm)}
     return Call(INFER, message.body, {**message.headers, **override}, _seconds(timeout_s))
 
 
@@ -164,9 +187,15 @@ def feedback_call(
     target: ArrayLike | None = None,
     timeout_s: float = DEADLINE_S,
 ) -> Call:
-    """Write the truth of an earlier prediction. Raises ValueError unless there is one target."""
+    """Write the truth of an earlier prediction.
+
+    Raises ValueError unless there is one target, and for an id that no bank can have.
+    """
     if (target_id is None) == (target is None):
         raise ValueError("give one of target_id and target: the truth, as an id or a vector")
+    if target_id is not None and not -_ID_LIMIT <= target_id < _ID_LIMIT:
+        raise ValueError(f"target_id is {target_id}: ids are whole numbers of 64 bits")
+    _check_text("the request id", request_id)
     truth: dict[str, Any] = (
         {"target_id": target_id} if target is None else {"target": _vectors(target)[0]}
     )
@@ -175,7 +204,8 @@ def feedback_call(
 
 
 def _vectors(given: ArrayLike) -> Floats:
-    vectors = np.asarray(given, dtype=np.float32)
+    with np.errstate(over="ignore"):  # what overflows float32 is found as not finite
+        vectors = np.asarray(given, dtype=np.float32)
     if vectors.ndim == 1:
         vectors = vectors[None]
     if vectors.ndim != 2 or vectors.shape[0] < 1 or vectors.shape[1] != DIMENSION:  # noqa: PLR2004 - rows and columns
@@ -184,8 +214,41 @@ def _vectors(given: ArrayLike) -> Floats:
             f"these have the shape {list(np.shape(given))}"
         )
     if not np.isfinite(vectors).all():
-        raise ValueError("the vectors hold numbers that are not finite")
+        raise ValueError("the vectors hold numbers that are not finite in float32")
     return vectors
+
+
+def check_url(url: str) -> str:
+    """Return a gateway's address. Raises ValueError where it is none, saying what is missing."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        raise ValueError(f"{url!r} is no address of a gateway: write http://{url}")
+    if scheme.lower() not in {"http", "https"} or not rest.strip("/"):
+        raise ValueError(f"{url!r} is no address of a gateway: it must be http(s)://host:port")
+    try:
+        parts = urlsplit(url)
+        if not parts.hostname or parts.port == 0:
+            raise ValueError("it names no host, or the port 0")  # noqa: TRY301 - told as those of urlsplit are
+    except ValueError as error:
+        raise ValueError(f"{url!r} is no address of a gateway: {error}") from None
+    return url
+
+
+def header_value(name: str, value: str) -> str:
+    """Return what a header can carry. Raises ValueError; the value itself is not told."""
+    if not value.isascii() or not value.isprintable():
+        raise ValueError(
+            f"{name} holds characters that no header carries: printable ASCII is wanted"
+        )
+    return value
+
+
+def _check_text(name: str, value: str) -> None:
+    """Raise ValueError for what is no text in UTF-8, as bytes of a command line may be."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{name} is no text in UTF-8") from None
 
 
 def _seconds(timeout_s: float) -> float:
@@ -316,9 +379,12 @@ def read_prediction(reply: Reply) -> Answer:
         ids=found.ids,
         scores=found.scores,
         arm=told.get(ARM_HEADER, ""),
+        assigned=told.get("x-turnout-assigned", ""),
         reason=told.get("x-turnout-reason", ""),
+        stage=told.get("x-turnout-stage", ""),
+        version=told.get("x-turnout-version", ""),
         length=found.length,
-        truncated=found.truncated,
+        window=found.window,
         checkpoint=found.checkpoint,
         bank=found.bank,
     )

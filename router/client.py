@@ -37,7 +37,9 @@ from router.calling import (
     UnreachableError,
     Wait,
     check,
+    check_url,
     feedback_call,
+    header_value,
     predict_call,
     read_prediction,
     steps,
@@ -61,21 +63,25 @@ HERE: Final = "http://127.0.0.1:8080"
 
 
 def _headers(api_key: str | None) -> dict[str, str]:
-    return {} if api_key is None else {"authorization": f"Bearer {api_key}"}
+    if api_key is None:
+        return {}
+    return {"authorization": f"Bearer {header_value('the API key', api_key)}"}
 
 
 class Client:
     """Calls a gateway and waits. May be shared between threads.
 
     `api_key` is needed where the gateway wants one; `timeout_s` bounds each call, tries included,
-    and may be set for each.
+    and may be set for each. Raises ValueError for a `url` or an `api_key` that cannot be one.
     """
 
     def __init__(
         self, url: str = HERE, *, api_key: str | None = None, timeout_s: float = DEADLINE_S
     ) -> None:
         self._timeout_s = timeout_s
-        self._http = httpx2.Client(base_url=url, headers=_headers(api_key), follow_redirects=False)
+        self._http = httpx2.Client(
+            base_url=check_url(url), headers=_headers(api_key), follow_redirects=False
+        )
 
     def __repr__(self) -> str:
         return f"<Client of {self._http.base_url}>"
@@ -175,7 +181,7 @@ class AsyncClient:
     ) -> None:
         self._timeout_s = timeout_s
         self._http = httpx2.AsyncClient(
-            base_url=url, headers=_headers(api_key), follow_redirects=False, timeout=None
+            base_url=check_url(url), headers=_headers(api_key), follow_redirects=False, timeout=None
         )
 
     def __repr__(self) -> str:

@@ -25,6 +25,8 @@ CLIENT_FAULTS: Final = frozenset({400, 413, 422})
 """What a backend may say about a request. Other 4xx (404, 415, 429) are not the client's fault."""
 MOST_RETRY_AFTER_S: Final = 60
 MOST_DIGITS: Final = 9
+SHOWN_S: Final = 0.001
+"""The shortest wait that is told as one."""
 _OK: Final = 200
 
 
@@ -83,9 +85,7 @@ async def _exchange(
         with limit:
             reply = await replica.send(method, path, headers, body)
     except TimeoutError as error:
-        raise UpstreamTimeoutError(
-            f"the {arm} backend did not answer within {max(limit.seconds, 0):.3f} s"
-        ) from error
+        raise UpstreamTimeoutError(_late(arm, limit.seconds)) from error
     except TransportError as error:
         raise UpstreamConnectionError(
             f"the connection to the {arm} backend failed: {error}"
@@ -94,6 +94,12 @@ async def _exchange(
     if reply.status != _OK:
         _refuse(arm, reply)
     return reply
+
+
+def _late(arm: str, seconds: float) -> str:
+    if seconds < SHOWN_S:
+        return f"no time was left for the {arm} backend to answer"
+    return f"the {arm} backend did not answer within {seconds:.3f} s"
 
 
 def _refuse(arm: str, reply: Reply) -> NoReturn:

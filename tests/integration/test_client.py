@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import pytest_asyncio
-from gateway_rig import Rig, context, gateway, running
+import structlog
+from gateway_rig import Rig, context, gateway, publish, running, snapshot
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -20,6 +21,7 @@ from typer.testing import CliRunner, Result
 
 from backends.access import Key, Right, digest_of, new_key
 from deploy.cli import app
+from rollout.snapshot import DEFAULT_TIERS
 from router.client import (
     AccessError,
     AsyncClient,
@@ -211,6 +213,30 @@ async def test_predict_prints_a_table_for_people_and_what_feedback_needs(rig: Ri
     ]
     assert lines[-1].startswith("request id ")
     assert "turnout feedback" in result.stderr
+    assert "--url" not in result.stderr
+    elsewhere = await invoke(rig, "predict", "-", "--url", f"{url_of(rig)}/", stdin=CONTEXTS["npy"])
+    assert f"--url {url_of(rig)}/" in elsewhere.stderr
+
+
+async def test_predict_says_how_many_vectors_were_read_and_who_stood_in_for_whom(
+    tmp_path: Path, valkey_url: str
+) -> None:
+    await publish(valkey_url, snapshot(mode="ab", weight=100))
+    async with gateway(tmp_path, redis_url=valkey_url, tiers=DEFAULT_TIERS) as rig:
+        rig.phase2.status = 500
+        async with AsyncClient(url_of(rig)) as client:
+            answer = await client.predict(context(120))
+        assert (answer.arm, answer.assigned, answer.fell_back) == ("phase1", "phase2", True)
+        assert (answer.stage, answer.version, answer.window) == ("the-stage", "1.1", 100)
+        with structlog.testing.capture_logs():  # the gateway's own go to this process's stdout
+            shown = await invoke(rig, "predict", "-", stdin=npy(context(120)))
+            listed = await invoke(rig, "predict", "-", "--json", stdin=npy(context(120)))
+        assert shown.stdout.splitlines()[0] == (
+            "phase1 answered for phase2, which failed (bucket-in): 120 vectors, of which it read "
+            "the newest 100"
+        )
+        told = json.loads(listed.stdout)
+        assert (told["assigned"], told["window"], told["stage"]) == ("phase2", 100, "the-stage")
 
 
 @pytest.mark.parametrize(
@@ -259,11 +285,34 @@ async def test_exit_codes_tell_a_refusal_from_what_may_pass(rig: Rig, tmp_path: 
     away = await invoke(rig, "predict", file, "--url", "http://127.0.0.1:9")
     assert away.exit_code == 3
     assert "--url or TURNOUT_GATEWAY_URL names another" in away.stderr
+    for arguments, key, words in (
+        (("--url", "localhost:18080"), SECRET, "write http://localhost:18080"),
+        (("--url", "http://:1"), SECRET, "is no address of a gateway"),
+        (("--url", "http://[::1"), SECRET, "is no address of a gateway"),
+        (("--timeout", "inf"), SECRET, "a number of seconds above 0, not inf"),
+        (("--arm", "\u00fc"), SECRET, "arm holds characters that no header carries"),
+        (("--key", "\udcff"), SECRET, "key is no text in UTF-8"),
+        ((), "\u043a\u043b\u044e\u0447", "the API key holds characters that no header carries"),
+    ):
+        wrong = await invoke(rig, "predict", file, *arguments, key=key)
+        assert (wrong.exit_code, wrong.stdout) == (2, ""), arguments
+        assert words in wrong.stderr
+        assert key not in wrong.stderr
+    for name, target in (("a", "9" * 23), ("a", "-" + "9" * 23), ("\udcff", "1")):
+        wrong = await invoke(rig, "feedback", name, "--", target)
+        assert wrong.exit_code == 2, wrong.output
     missing = await invoke(rig, "predict", "no-such-file.npy")
     assert missing.exit_code == 2
     assert "No such file" in missing.stderr
     for result in (refused, late, away):
         assert SECRET not in result.output
+
+
+async def test_a_server_that_is_no_gateway_is_said_to_be_none(rig: Rig) -> None:
+    async with running(Starlette()) as url:
+        result = await invoke(rig, "predict", "-", "--url", url, stdin=CONTEXTS["npy"])
+    assert result.exit_code == 1
+    assert f"{url} is no gateway; --url or TURNOUT_GATEWAY_URL names another" in result.stderr
 
 
 async def test_feedback_sends_an_id_or_a_vector(tmp_path: Path, valkey_url: str) -> None:

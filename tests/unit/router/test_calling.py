@@ -19,6 +19,7 @@ from router.calling import (
     UnreachableError,
     Wait,
     check,
+    check_url,
     feedback_call,
     predict_call,
     read_prediction,
@@ -211,6 +212,27 @@ def test_numbers_that_are_not_finite_and_deadlines_that_are_none_are_told() -> N
         predict_call(np.full(768, np.nan))
     with pytest.raises(ValueError, match="above 0, not 0"):
         predict_call(np.ones(768), timeout_s=0)
+
+
+def test_what_no_request_can_carry_is_told_before_anything_is_sent() -> None:
+    with pytest.raises(ValueError, match="not finite in float32"):
+        predict_call(np.full(768, 1e300))
+    for fields in ({"arm": "\u00fc"}, {"arm": "a\r\nb: c"}, {"key": "\udcff"}):
+        with pytest.raises(ValueError, match=r"no header carries|no text in UTF-8"):
+            predict_call(np.ones(768), **fields)  # type: ignore[arg-type] # names of texts
+    for target in (2**63, -(2**63) - 1):
+        with pytest.raises(ValueError, match="ids are whole numbers of 64 bits"):
+            feedback_call("a", target_id=target)
+    assert b"-9223372036854775808" in feedback_call("a", target_id=-(2**63)).body
+
+
+@pytest.mark.parametrize(
+    "url", ["localhost:1", "ftp://a", "http://", "http://a:x", "http://:1", ""]
+)
+def test_an_address_that_is_none_is_told_with_what_is_missing(url: str) -> None:
+    with pytest.raises(ValueError, match="is no address of a gateway"):
+        check_url(url)
+    assert check_url("https://a.b/prefix") == "https://a.b/prefix"
 
 
 def test_feedback_names_one_truth() -> None:
