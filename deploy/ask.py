@@ -39,7 +39,7 @@ def predict(
         str,
         typer.Argument(
             metavar="FILE|-",
-            help="The context: .npy or .npz of float32 [n, 768], or JSON, a list of vectors or a "
+            help="The context: .npy or .npz of float32 \\[n, 768], or JSON, a list of vectors or a "
             "/v1/predict body; - reads stdin.",
         ),
     ],

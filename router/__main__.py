@@ -237,6 +237,11 @@ def main() -> None:
         log.critical("cannot start", reason=reason)
         raise SystemExit(1) from None
     _say_who_may(settings)
+    if settings.redis_url is None:
+        log.warning(
+            "no store: the tier table alone decides, no rollout reaches this gateway, nothing is "
+            "counted and feedback is refused; TURNOUT_REDIS_URL changes that"
+        )
     log.info(
         "starting",
         state_dir=str(settings.state_dir.absolute()),

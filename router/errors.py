@@ -81,6 +81,12 @@ class BusyError(RouterError):
     status = 503
 
 
+class NoStoreError(RouterError):
+    """What a gateway without a store cannot do, now or later: nothing to come again for."""
+
+    status = 503
+
+
 # --- backends -----------------------------------------------------------------------------------
 
 

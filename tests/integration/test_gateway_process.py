@@ -124,6 +124,19 @@ def test_what_it_cannot_start_with_is_one_line_under_its_own_name(
         assert words in line["reason"]
 
 
+def test_a_gateway_without_a_store_says_what_it_cannot_do(tmp_path: Path) -> None:
+    with gateway(tmp_path, "http://127.0.0.1:9") as process:
+        process.event("listening")
+        (told,) = [line for line in process.log() if line["event"].startswith("no store")]
+        assert told["level"] == "warning"
+        assert "TURNOUT_REDIS_URL changes that" in told["event"]
+    with gateway(
+        tmp_path, "http://127.0.0.1:9", TURNOUT_REDIS_URL="redis://127.0.0.1:9"
+    ) as process:
+        process.event("listening")
+        assert not [line for line in process.log() if line["event"].startswith("no store")]
+
+
 def test_it_says_at_start_which_file_stops_candidate_traffic(tmp_path: Path) -> None:
     with gateway(tmp_path, "http://127.0.0.1:9") as process:
         told = process.event("starting")

