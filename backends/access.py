@@ -105,6 +105,11 @@ class KeyRing:
     def __repr__(self) -> str:
         return f"<KeyRing of {', '.join(key.name for key in self._keys) or 'no key'}>"
 
+    @property
+    def names(self) -> frozenset[str]:
+        """Whose keys they are."""
+        return frozenset(key.name for key in self._keys)
+
     def find(self, presented: str) -> Key | None:
         """Return the key that was presented, in a time that does not tell how nearly it matched."""
         digest = digest_of(presented)
@@ -194,6 +199,15 @@ def digest_of(key: str) -> str:
     return hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()
 
 
+def check_name(name: str) -> None:
+    """Raise KeyFileError for what cannot be the name of a key."""
+    if not _NAME.fullmatch(name):
+        # It is not shown: somebody may have pasted the key.
+        raise KeyFileError(
+            "a name has 1 to 64 letters, digits, or characters of ._@-, and a letter or digit first"
+        )
+
+
 def read_keys(text: str) -> KeyRing:
     """Read a file of keys. Raises KeyFileError, naming every line that is wrong."""
     keys: list[Key] = []
@@ -226,8 +240,7 @@ def _read_line(line: str, before: list[Key]) -> Key:
         # The line itself is not shown: somebody may have pasted the key.
         raise KeyFileError(f"{len(parts)} words, where NAME RIGHT,RIGHT sha256:HASH is wanted")
     name, rights, written = parts
-    if not _NAME.fullmatch(name):
-        raise KeyFileError("a name has 1 to 64 letters, digits, or characters of ._@-")
+    check_name(name)
     digest = _HASH.fullmatch(written)
     if digest is None:
         raise KeyFileError(

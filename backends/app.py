@@ -70,7 +70,7 @@ class ModelServer:
         max_context: int,
         max_body_mb: int,
         batch_limit: int = BATCH,
-        give_up: Callable[[], None] = telemetry.stop,
+        give_up: Callable[[], None] = telemetry.give_up,
     ) -> None:
         registry: CollectorRegistry = telemetry.new_registry()
         self.failed = False

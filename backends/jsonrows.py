@@ -308,8 +308,13 @@ def _refuse_rows(body: Body, max_length: int, *, batched: bool) -> NoReturn:
             raise ProtocolError(
                 f"{name}[{index}] must be a vector of {DIMENSION} numbers, not {kind_of(row)}"
             )
+        if len(row) not in {0, DIMENSION} and isinstance(row[0], simdjson.Array):
+            raise ProtocolError(
+                f"{name}[{index}] is a list of lists: it must be a vector of {DIMENSION} numbers"
+            )
         if len(row) != DIMENSION:
-            raise ProtocolError(f"{name}[{index}] has {len(row)} numbers: a vector has {DIMENSION}")
+            noun = "number" if len(row) == 1 else "numbers"
+            raise ProtocolError(f"{name}[{index}] has {len(row)} {noun}: a vector has {DIMENSION}")
     for index, row in enumerate(value):
         _refuse_element(row, f"{name}[{index}]")
     raise ProtocolError(f"{name} must be a list of vectors of {DIMENSION} numbers each")
@@ -319,6 +324,12 @@ def _refuse_numbers(body: Body) -> NoReturn:
     value = _whole(body)
     if not isinstance(value, simdjson.Array):
         raise ProtocolError(f"{body.name} must be a list of numbers, not {kind_of(value)}")
+    if len(value) and isinstance(value[0], simdjson.Array):
+        tensor = body.where[0] == "inputs"
+        forms = f"flat, or nested as [1][n][{DIMENSION}]" if tensor else "in one flat list"
+        raise ProtocolError(
+            f"{body.name}[0] must be a number, not a list: send the numbers {forms}"
+        )
     _refuse_element(value, body.name)
     raise ProtocolError(f"{body.name} must be a list of numbers")
 

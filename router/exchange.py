@@ -85,7 +85,7 @@ async def _exchange(
         with limit:
             reply = await replica.send(method, path, headers, body)
     except TimeoutError as error:
-        raise UpstreamTimeoutError(_late(arm, limit.seconds)) from error
+        raise UpstreamTimeoutError(late(arm, limit.seconds)) from error
     except TransportError as error:
         raise UpstreamConnectionError(
             f"the connection to the {arm} backend failed: {error}"
@@ -96,7 +96,8 @@ async def _exchange(
     return reply
 
 
-def _late(arm: str, seconds: float) -> str:
+def late(arm: str, seconds: float) -> str:
+    """Say that a backend did not answer within `seconds`."""
     if seconds < SHOWN_S:
         return f"no time was left for the {arm} backend to answer"
     return f"the {arm} backend did not answer within {seconds:.3f} s"

@@ -99,9 +99,9 @@ class Feedback:
         """
         name, target = read_feedback(body)
         try:
+            age = self._age(name)
             if self._feed is None:
                 raise NoStoreError(NO_STORE)
-            age = self._age(name)
             label = await self._resolve(target)
             async with self._lanes[hash(name) % LANES]:
                 await self._count(name, label, age)

@@ -35,7 +35,9 @@ class ConfigMetrics:
             registry=registry,
         )
         self.redis_up = Gauge(
-            "redis_up", "1 when the store answered the last time it was asked", registry=registry
+            "gateway_redis_up",
+            "1 when the store answered the last time it was asked",
+            registry=registry,
         )
 
 

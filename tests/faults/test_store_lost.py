@@ -59,7 +59,7 @@ async def test_a_frozen_store_costs_no_prediction_no_time_and_no_split(tmp_path:
                     fire(calm.client, content, rate=rate, seconds=SECONDS),
                 )
                 age = await suffering.metric("config_age_seconds")
-                up = await suffering.metric("redis_up")
+                up = await suffering.metric("gateway_redis_up")
             finally:
                 frozen.send(signal.SIGCONT)
     failed = [shot for shot in shots if not shot.ok]

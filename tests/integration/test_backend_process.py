@@ -128,6 +128,7 @@ def test_a_missing_bank_and_a_wrong_setting_end_in_their_names_and_exit_1(tmp_pa
     ):
         assert without_bank.process.wait(DEADLINE_S) == 1
         assert "/nowhere.npz" in without_bank.event("cannot load")["reason"]
+        assert without_bank.log()[-1]["event"] == "cannot load", "the last word says why"
         assert wrong.process.wait(DEADLINE_S) == 1
         assert wrong.event("wrong setting")["setting"] == "BACKEND_PORT"
 

@@ -374,6 +374,12 @@ async def test_what_a_backend_says_of_the_request_itself_is_passed_on(
     assert response.json() == {"error": f"phase1 says {status}"}
 
 
+async def test_the_root_says_where_the_contract_is(rig: Rig) -> None:
+    response = await rig.client.get("/")
+    assert response.status_code == 404
+    assert response.json()["error"] == "Not Found: GET /; what there is stands in /docs"
+
+
 async def test_a_clients_deadline_is_honoured_and_passed_on(rig: Rig) -> None:
     rig.phase1.hold = asyncio.Event()
     began = time.monotonic()

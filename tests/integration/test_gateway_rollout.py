@@ -537,7 +537,7 @@ async def test_a_change_arrives_with_the_poll_when_no_push_comes(
     async with gateway(tmp_path, redis_url=valkey_url) as rig:
         await publish(valkey_url, snapshot(1), silently=True)
         await applied(rig, "1.1")
-        assert await rig.metric("redis_up") == 1
+        assert await rig.metric("gateway_redis_up") == 1
         assert await rig.metric("config_age_seconds") < 2
 
 
@@ -644,7 +644,7 @@ async def test_without_a_store_a_restarted_gateway_goes_on_as_it_was(
         response = await rig.predict(120)
         assert response.headers["x-turnout-arm"] == "phase2"
         assert response.headers["x-turnout-version"] == "1.1"
-        assert await rig.metric("redis_up") == 0
+        assert await rig.metric("gateway_redis_up") == 0
 
 
 async def test_without_a_store_from_the_first_start_no_candidate_gets_anything(
@@ -704,7 +704,7 @@ async def test_a_frozen_store_stops_no_prediction_and_loses_no_count(
                 assert response.headers["x-turnout-arm"] == "phase2"
                 assert time.monotonic() - began < 0.4  # nothing waited for the store's 0.5 s
             limit = time.monotonic() + 10
-            while await rig.metric("redis_up") or not await rig.metric(
+            while await rig.metric("gateway_redis_up") or not await rig.metric(
                 "gateway_observation_batches_total", outcome="failed"
             ):
                 assert time.monotonic() < limit

@@ -113,6 +113,8 @@ def rows(*changes: tuple[int, int, Any]) -> bytes:
         (b'{"context": 3}', "context must be a list of vectors, not a number"),
         (b'{"context": [3]}', "context[0] must be a vector of 768 numbers, not a number"),
         (b'{"context": [[1, 2]]}', "context[0] has 2 numbers: a vector has 768"),
+        (b'{"context": [[1]]}', "context[0] has 1 number: a vector has 768"),
+        (b'{"context": [[[1, 2]]]}', "context[0] is a list of lists: it must be a vector of 768"),
         (predict_body(colour=1), "the body has the unknown field 'colour'"),
         (predict_body(id=""), "id must be a text of 1 to 256 characters"),
         (predict_body(id="\ud800"), "the body is no JSON"),
@@ -207,6 +209,14 @@ def test_no_ordinary_request_is_read_element_by_element() -> None:
     for text in ("[", 'a["[\\[\\"[', "]" * 200):
         body = json.dumps({"context": rows, "id": text, "key": text}).encode()
         assert steps(body, infer=False) < vectors.size / 10, text
+
+
+def test_data_that_is_nested_one_level_short_is_told_which_nesting_is_read() -> None:
+    body = infer_document(shape=[1, 2, 768], data=VECTORS[:2].tolist())
+    assert refusal_of_infer(body) == (
+        "inputs[0].data[0] must be a number, not a list: send the numbers flat, or nested as "
+        "[1][n][768]"
+    )
 
 
 # --- /v2/models/lvm/infer -------------------------------------------------------------------------

@@ -49,8 +49,10 @@ def test_a_name_that_is_taken_or_wrong_is_refused_and_the_file_stays(tmp_path: P
     file = tmp_path / "keys"
     made("a", "--right", "predict", "--file", str(file))
     before = file.read_text()
-    for name, reason in (("a", "stands twice"), ("a b", "words, where NAME")):
+    taken = f'{file} has a key of "a" already: choose another name'
+    for name, reason in (("a", taken), ("a b", "new: a name has 1 to 64 letters")):
         done = run.invoke(app, ["key", "new", name, "--right", "predict", "--file", str(file)])
         assert done.exit_code == 1
         assert reason in done.output
+        assert "line " not in done.output.replace("take its line away", "")
     assert file.read_text() == before
