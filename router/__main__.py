@@ -36,6 +36,7 @@ from router.observe import Observer
 from router.settings import Settings
 from router.shadow import Mirror
 from router.snapshots import HOLD_FILE, Snapshots
+from router.spool import Spool
 from router.upstream import Upstream
 
 BEAT_S: Final = 1.0
@@ -78,7 +79,12 @@ class Service:
             state_dir=settings.state_dir,
             metrics=metrics,
         )
-        self._observer = Observer(self._feed, metrics, boot=uuid.uuid4().hex)
+        self._observer = Observer(
+            self._feed,
+            metrics,
+            boot=uuid.uuid4().hex,
+            spool=Spool(max_bytes=settings.spool_mb * MIB),
+        )
         self._mirror = Mirror(
             self._mirrors_upstream,
             self._observer,

@@ -146,6 +146,12 @@ class Metrics:
             "Counts and pending labels lost since start because the spool was full",
             registry=registry,
         )
+        self.spool_bytes = Gauge(
+            "gateway_spool_bytes",
+            "What counts, samples, pending labels and observations of keys take, about, that the "
+            "store has not got yet",
+            registry=registry,
+        )
         self.access_refused = Counter(
             "gateway_access_refused",
             "Requests refused at the gate: 401 no key or an unknown one, 403 a key without the "

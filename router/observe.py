@@ -60,6 +60,7 @@ class Observer:
         self._sequence = 0
         self._failing = False
         metrics.dropped.set_function(lambda: self.dropped)
+        metrics.spool_bytes.set_function(lambda: self._spool.bytes)
 
     @property
     def dropped(self) -> int:

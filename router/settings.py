@@ -73,6 +73,12 @@ class Settings(StoreSettings, GuardedSettings):
     )
     poll_s: float = Field(default=1.0, gt=0, description="Seconds between looks at the store.")
     flush_s: float = Field(default=0.25, gt=0, description="Seconds between reports to the store.")
+    spool_mb: int = Field(
+        default=64,
+        gt=0,
+        description="MiB of counts, samples and pending labels that may wait for the store; more "
+        "is dropped and counted in gateway_observations_dropped.",
+    )
     head_timeout_s: float = Field(
         default=10.0, gt=0, description="Seconds in which a request's headers must be whole."
     )

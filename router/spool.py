@@ -1,39 +1,52 @@
 """What a gateway has seen and the store has not: counts, samples, pending labels, keys. Pure.
 
-Counts merge by addition, so they take little room however long the store is away; everything is
-bounded all the same, and what a full spool turns away is counted in `dropped`. Batches are cut to a
-size that a store takes in a moment: a script that runs long holds up everybody.
+Counts merge by addition, so they take little room however long the store is away. What comes once a
+request does not: so the whole is bounded in bytes, as they were measured with tracemalloc on
+CPython 3.11, and what a full spool turns away is counted in `dropped`. Batches are cut to a size
+that a store takes in a moment: a script that runs long holds up everybody.
 """
 
 from collections.abc import Mapping
 from itertools import islice
 from typing import Final
 
+from backends.content import MIB
 from rollout.snapshot import Batch, Cell, Observation, Pending, Sample
 
 CELLS_PER_BATCH: Final = 50
 SAMPLES_PER_BATCH: Final = 100
 PENDING_PER_BATCH: Final = 500
 OBSERVATIONS_PER_BATCH: Final = 200
+CELL_BYTES: Final = 500
+COUNTER_BYTES: Final = 110
+SAMPLE_BYTES: Final = 2900
+PENDING_BYTES: Final = 260
+AWAITED_BYTES: Final = 350
+"""Besides, for a label that counts somewhere: its cell."""
+ANSWER_BYTES: Final = 450
+"""Besides, for each arm whose ten ids are kept."""
+OBSERVATION_BYTES: Final = 450
 
 
 class Spool:
-    """The open batch. A cell is one minute of one stratum; five strata make an hour 300 cells."""
+    """The open batch. A cell is one minute of one stratum; five strata make an hour 300 cells.
+
+    `max_bytes` bounds all of it, and `max_samples` what is a selection anyway. The names of
+    `max_known` keys come on top, about 190 bytes each.
+    """
 
     def __init__(
         self,
         *,
-        max_cells: int = 3000,
+        max_bytes: int = 64 * MIB,
         max_samples: int = 1000,
-        max_pending: int = 20_000,
-        max_observations: int = 20_000,
         max_known: int = 100_000,
     ) -> None:
-        self._max_cells = max_cells
+        self._max_bytes = max_bytes
         self._max_samples = max_samples
-        self._max_pending = max_pending
-        self._max_observations = max_observations
         self._max_known = max_known
+        self.bytes = 0
+        """What the open batch takes, about."""
         self._counts: dict[Cell, dict[str, int]] = {}
         self._samples: list[Sample] = []
         self._pending: list[Pending] = []
@@ -47,7 +60,7 @@ class Spool:
         return (
             f"<Spool {len(self._counts)} cells, {len(self._samples)} samples, "
             f"{len(self._pending)} pending, {len(self._observations)} of keys, "
-            f"{self.dropped} dropped>"
+            f"{self.bytes} bytes, {self.dropped} dropped>"
         )
 
     def __len__(self) -> int:
@@ -59,26 +72,31 @@ class Spool:
             return
         held = self._counts.get(cell)
         if held is None:
-            if len(self._counts) >= self._max_cells:
+            if self.bytes >= self._max_bytes:
                 self.dropped += sum(counts.values())
                 return
             held = self._counts[cell] = {}
+            self.bytes += CELL_BYTES
+        before = len(held)
         for name, by in counts.items():  # a Counter's `update` costs ten times as much
             held[name] = held.get(name, 0) + by
+        self.bytes += (len(held) - before) * COUNTER_BYTES
 
     def sample(self, sample: Sample) -> bool:
         """Keep a sample, while there is room; whether there was. They are a selection anyway."""
-        if len(self._samples) >= self._max_samples:
+        if len(self._samples) >= self._max_samples or self.bytes >= self._max_bytes:
             return False
         self._samples.append(sample)
+        self.bytes += SAMPLE_BYTES
         return True
 
     def pend(self, pending: Pending) -> None:
         """Keep a pending label."""
-        if len(self._pending) >= self._max_pending:
+        if self.bytes >= self._max_bytes:
             self.dropped += 1
             return
         self._pending.append(pending)
+        self.bytes += _pending_bytes(pending)
 
     def observe(self, seen: Observation) -> None:
         """Keep what a request counts if its routing key is new; the store says whether it is."""
@@ -86,10 +104,11 @@ class Spool:
         name = (cell.rollout, cell.evidence_epoch, cell.stage, seen.metric, seen.key)
         if name in self._known:
             return
-        if len(self._observations) >= self._max_observations:
+        if self.bytes >= self._max_bytes:
             self.dropped += 1
             return
         self._observations.append(seen)
+        self.bytes += OBSERVATION_BYTES
         self._known[name] = None
         if len(self._known) > self._max_known:
             del self._known[next(iter(self._known))]
@@ -111,4 +130,19 @@ class Spool:
         )
         del self._observations[:OBSERVATIONS_PER_BATCH]
         del self._samples[:SAMPLES_PER_BATCH], self._pending[:PENDING_PER_BATCH]
+        self.bytes -= _batch_bytes(batch)
         return batch
+
+
+def _pending_bytes(pending: Pending) -> int:
+    awaited = 0 if pending.cell is None else AWAITED_BYTES
+    return PENDING_BYTES + awaited + ANSWER_BYTES * len(pending.top)
+
+
+def _batch_bytes(batch: Batch) -> int:
+    return (
+        sum(CELL_BYTES + COUNTER_BYTES * len(counts) for counts in batch.counts.values())
+        + SAMPLE_BYTES * len(batch.samples)
+        + sum(map(_pending_bytes, batch.pending))
+        + OBSERVATION_BYTES * len(batch.observations)
+    )

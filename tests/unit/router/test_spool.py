@@ -1,10 +1,21 @@
 """What a gateway has seen and the store has not."""
 
+import tracemalloc
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rollout.snapshot import Cell, Metric, Observation, Pending
-from router.spool import CELLS_PER_BATCH, OBSERVATIONS_PER_BATCH, PENDING_PER_BATCH, Spool
+from router.spool import (
+    CELL_BYTES,
+    CELLS_PER_BATCH,
+    COUNTER_BYTES,
+    OBSERVATION_BYTES,
+    OBSERVATIONS_PER_BATCH,
+    PENDING_BYTES,
+    PENDING_PER_BATCH,
+    Spool,
+)
 
 
 def cell(minute: int) -> Cell:
@@ -40,17 +51,71 @@ def test_every_count_leaves_in_exactly_one_batch(seen: list[tuple[int, str, int]
 
 
 def test_a_full_spool_counts_what_it_turns_away() -> None:
-    spool = Spool(max_cells=1, max_pending=2)
-    spool.count(cell(1), {"a": 1})
-    spool.count(cell(2), {"a": 2, "b": 3})
+    spool = Spool(max_bytes=CELL_BYTES + COUNTER_BYTES + 2 * PENDING_BYTES)
     spool.count(cell(1), {"a": 1})
     for name in "xyz":
         spool.pend(Pending(request_id=name, at=0))
-    assert spool.dropped == 5 + 1
-    assert repr(spool) == "<Spool 1 cells, 0 samples, 2 pending, 0 of keys, 6 dropped>"
+    spool.count(cell(2), {"a": 2, "b": 3})
+    spool.observe(seen("a"))
+    spool.count(cell(1), {"a": 1})
+    assert spool.dropped == 1 + 5 + 1
+    assert repr(spool) == "<Spool 1 cells, 0 samples, 2 pending, 0 of keys, 1130 bytes, 7 dropped>"
     batch = spool.cut("boot", 1)
     assert batch is not None
     assert batch.counts == {cell(1): {"a": 2}}
+
+
+@given(st.lists(st.integers(0, 4), max_size=200), st.integers(0, 20_000))
+def test_no_more_than_one_thing_goes_beyond_the_bound_and_what_leaves_makes_room(
+    kinds: list[int], most: int
+) -> None:
+    spool = Spool(max_bytes=most)
+    for number, kind in enumerate(kinds):
+        before = spool.bytes
+        match kind:
+            case 0:
+                spool.count(cell(number), {"a": 1, "b": 2})
+            case 1:
+                spool.count(cell(0), {"a": 1, str(number % 7): 2})
+            case 2:
+                spool.pend(Pending(request_id=str(number), at=0))
+            case 3:
+                spool.pend(awaited(number))
+            case _:
+                spool.observe(seen(str(number)))
+        assert spool.bytes == before or before < most or kind == 1
+    while spool.cut("boot", 1):
+        pass
+    assert spool.bytes == 0
+
+
+def test_what_a_spool_says_it_takes_is_what_it_takes() -> None:
+    spool = Spool(max_known=0)
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for number in range(2000):
+            spool.pend(awaited(number))
+            spool.pend(Pending(request_id=f"019aac1e-7a51-7c2d-b1f1-{number:012}", at=number / 7))
+            spool.observe(seen(f"{number:016x}", minute=number))
+            if number % 10 == 0:
+                spool.count(cell(number), {f"latency.candidate.{i}.{number}": 1 for i in range(30)})
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert 0.8 < spool.bytes / (after - before) < 1.25
+
+
+def awaited(number: int) -> Pending:
+    ids = range(10**6 + 10 * number, 10**6 + 10 * number + 10)
+    return Pending(
+        request_id=f"019aac1e-7a51-7c2d-b1f0-{number:012}",
+        at=number / 10,
+        cell=cell(number),
+        assigned="candidate",
+        top={"candidate": tuple(ids), "incumbent": tuple(reversed(ids))},
+        key=f"{number:016x}",
+    )
 
 
 def test_a_batch_is_small_enough_for_a_store_to_take_in_a_moment() -> None:
@@ -86,7 +151,7 @@ def test_keys_that_are_no_longer_known_here_are_sent_again_for_the_store_to_know
 
 
 def test_observations_of_keys_are_bounded_in_the_spool_and_in_a_batch() -> None:
-    spool = Spool(max_observations=OBSERVATIONS_PER_BATCH + 1)
+    spool = Spool(max_bytes=(OBSERVATIONS_PER_BATCH + 1) * OBSERVATION_BYTES)
     for key in range(OBSERVATIONS_PER_BATCH + 3):
         spool.observe(seen(str(key)))
     assert spool.dropped == 2
