@@ -20,6 +20,7 @@ import base64
 import hashlib
 import hmac
 import ipaddress
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ KEY_BYTES: Final = 32
 """Random bytes in a key."""
 MAX_PRESENTED: Final = 256
 """Characters of a presented key that are looked at: ours have 51."""
+UNIX: Final = "unix:"
+UNIX_PATH_MAX: Final = 107
 REALM: Final = "turnout"
 UNAUTHORIZED: Final = 401
 FORBIDDEN: Final = 403
@@ -174,9 +177,32 @@ def exposed(host: str, *, has_keys: bool, is_open: bool, what: str) -> str | Non
     )
 
 
+def is_unix(host: str) -> bool:
+    """Whether an address to listen on is a Unix socket: `unix:/path/to/socket`."""
+    return host.startswith(UNIX)
+
+
+def path_of(host: str) -> str:
+    """Return the path of a Unix socket's address."""
+    return host.removeprefix(UNIX)
+
+
+def check_host(host: str) -> str:
+    """Return an address to listen on. Raises ValueError for a Unix socket that cannot be one."""
+    if is_unix(host):
+        path = path_of(host)
+        if not path.startswith("/"):
+            raise ValueError(f"{host!r} names no Unix socket: write unix:/path/to/socket")
+        if len(os.fsencode(path)) > UNIX_PATH_MAX:
+            raise ValueError(
+                f"{host!r} is too long for a Unix socket: {UNIX_PATH_MAX} bytes at most on Linux"
+            )
+    return host
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches an address. Of names, only localhost is taken for one."""
-    if host == "localhost":
+    if host == "localhost" or is_unix(host):
         return True
     try:
         return ipaddress.ip_address(host).is_loopback

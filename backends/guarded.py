@@ -4,18 +4,21 @@ A server that has no keys listens on loopback alone, unless it is told to be ope
 """
 
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Final, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from pydantic_settings import BaseSettings
 
-from backends.access import exposed
+from backends.access import check_host, exposed
+
+HOST: Final = "Address to listen on, or unix:/path/to/socket, which has no port."
+Host = Annotated[str, AfterValidator(check_host)]
 
 
 class GuardedSettings(BaseSettings):
     """The part of a server's settings that says who may reach it; `env_prefix` is the server's."""
 
-    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    host: Host = Field(default="127.0.0.1", description=HOST)
     keys_file: Path | None = Field(
         default=None,
         description="File of API keys, read again when it changes; without one, everybody who "

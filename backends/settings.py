@@ -7,6 +7,7 @@ from pydantic import Field, StringConstraints, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from backends.access import is_loopback
+from backends.guarded import HOST, Host
 
 
 class Settings(BaseSettings):
@@ -17,7 +18,7 @@ class Settings(BaseSettings):
     arm: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,31}$")] = Field(
         description="Name of the arm that this server is: it stands in logs and metadata."
     )
-    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    host: Host = Field(default="127.0.0.1", description=HOST)
     open: bool = Field(
         default=False,
         description="Listen on an address that other machines reach, although a model server asks "

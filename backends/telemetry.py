@@ -27,6 +27,7 @@ import threading
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Final
 
@@ -45,6 +46,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backends import tracing, wire
+from backends.access import is_unix, path_of
 from backends.direct import Answer, Call, Take, Work
 from backends.instruments import Histogram
 
@@ -351,8 +353,7 @@ class _Server(uvicorn.Server):
         settle()
         if self.started:
             for listener in sockets or ():
-                host, port = listener.getsockname()[:2]
-                log.info("listening", url=f"http://{host}:{port}")
+                log.info("listening", url=_url_of(listener))
 
 
 def serve(
@@ -367,6 +368,9 @@ def serve(
 ) -> None:
     """Serve `app` on `host:port` until SIGTERM or SIGINT; then drain for at most `drain_s` seconds.
 
+    A `host` as `unix:/path/to/socket` is a Unix socket, which has no port. One that a dead server
+    left behind is taken over, and our own is taken away at the end.
+
     At the signal `on_leave` is called, and before anything is closed the server goes on listening
     and answering for `leave_s` seconds, unless a second signal comes.
 
@@ -376,7 +380,7 @@ def serve(
     after one log line that names the address, when the port cannot be had (in use, no right, no
     such address).
     """
-    listener = _listen(host, port)
+    listener = _listen_on_path(host) if is_unix(host) else _listen(host, port)
     guard = guard or wire.Guard()
     raise_file_limit()
     server = _Server(
@@ -404,6 +408,8 @@ def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
     server.run(sockets=[listener])
+    if is_unix(host):
+        Path(path_of(host)).unlink(missing_ok=True)
     tracing.stop()
     log.info("stopped")
 
@@ -445,3 +451,37 @@ def _listen(host: str, port: int) -> socket.socket:
         log.error("cannot listen", address=f"{host}:{port}", reason=error.strerror or str(error))  # noqa: TRY400 - an operator's mistake needs no traceback
         raise SystemExit(1) from None
     return listener
+
+
+def _listen_on_path(host: str) -> socket.socket:
+    path = path_of(host)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if _is_left_behind(path):
+            Path(path).unlink()
+        listener.bind(path)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        log.error("cannot listen", address=host, reason=error.strerror or str(error))  # noqa: TRY400 - as above
+        raise SystemExit(1) from None
+    return listener
+
+
+def _is_left_behind(path: str) -> bool:
+    """Whether a Unix socket is there that nobody listens on."""
+    if not Path(path).is_socket():
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            return True
+    return False
+
+
+def _url_of(listener: socket.socket) -> str:
+    if listener.family == socket.AF_UNIX:
+        return f"unix:{listener.getsockname()}"
+    host, port = listener.getsockname()[:2]
+    return f"http://{host}:{port}"

@@ -121,6 +121,34 @@ def test_the_port_in_use_is_named_in_one_line_and_the_exit_is_1(
         assert line["reason"] == "Address already in use"
 
 
+def test_on_a_unix_socket_it_answers_gives_way_to_no_second_server_and_cleans_up(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "arm.sock"
+    with socket.socket(socket.AF_UNIX) as dead:  # what a server that was killed leaves behind
+        dead.bind(str(path))
+    host = f"unix:{path}"
+    with running(tmp_path, HOST=host) as backend:
+        assert backend.event("listening")["url"] == host
+        backend.event("ready")
+        with httpx2.Client(transport=httpx2.HTTPTransport(uds=str(path))) as client:
+            for length in (20, 500):
+                message = write_request(Request(VECTORS[:length]))
+                answer = client.post(
+                    "http://localhost/v2/models/lvm/infer",
+                    content=message.body,
+                    headers=dict(message.headers),
+                    timeout=DEADLINE_S,
+                )
+                assert answer.status_code == 200
+        with running(tmp_path, HOST=host) as second:
+            assert second.process.wait(DEADLINE_S) == 1
+            line = second.event("cannot listen")
+            assert (line["address"], line["reason"]) == (host, "Address already in use")
+        assert backend.end() == 0
+        assert not path.exists()
+
+
 def test_a_missing_bank_and_a_wrong_setting_end_in_their_names_and_exit_1(tmp_path: Path) -> None:
     with (
         running(tmp_path, BANK="/nowhere.npz") as without_bank,

@@ -124,6 +124,32 @@ def test_what_it_cannot_start_with_is_one_line_under_its_own_name(
         assert words in line["reason"]
 
 
+def test_gateway_and_model_server_may_both_be_on_unix_sockets(tmp_path: Path) -> None:
+    np.savez(tmp_path / "bank.npz", vectors=VECTORS, ids=np.arange(600))
+    arm, front = tmp_path / "arm.sock", tmp_path / "front.sock"
+    settings = {
+        "ARM": "both",
+        "HOST": f"unix:{arm}",
+        "PORT": "0",
+        "MAX_LENGTH": "500",
+        "BANK": str(tmp_path / "bank.npz"),
+    }
+    environment = {f"BACKEND_{name}": value for name, value in settings.items()}
+    with (
+        started("backends", tmp_path / "backend-log", **environment) as backend,
+        gateway(tmp_path, f"unix:{arm}", ROUTER_HOST=f"unix:{front}") as process,
+    ):
+        backend.event("ready")
+        assert process.event("listening")["url"] == f"unix:{front}"
+        transport = httpx2.HTTPTransport(uds=str(front))
+        with httpx2.Client(transport=transport, timeout=DEADLINE_S) as client:
+            for length, arm_ in ((1, "phase1"), (20, "phase1"), (300, "phase2")):
+                body = {"context": VECTORS[:length].tolist()}
+                response = client.post("http://localhost/v1/predict", json=body)
+                assert (response.status_code, response.json()["arm"]) == (200, arm_)
+        assert process.end() == 0
+
+
 def test_a_gateway_without_a_store_says_what_it_cannot_do(tmp_path: Path) -> None:
     with gateway(tmp_path, "http://127.0.0.1:9") as process:
         process.event("listening")

@@ -42,6 +42,18 @@ def test_an_address_that_others_reach_is_refused_unless_it_is_meant(
     assert from_env(monkeypatch, HOST=everywhere, OPEN="true").open
     monkeypatch.delenv("BACKEND_OPEN")
     assert from_env(monkeypatch, HOST="::1").host == "::1"
+    assert from_env(monkeypatch, HOST="unix:/run/arm.sock").host == "unix:/run/arm.sock"
+
+
+@pytest.mark.parametrize(
+    ("host", "words"),
+    [("unix:arm.sock", "write unix:/path/to/socket"), (f"unix:/{'a' * 107}", "107 bytes at most")],
+)
+def test_a_unix_socket_that_cannot_be_one_is_refused(
+    monkeypatch: pytest.MonkeyPatch, host: str, words: str
+) -> None:
+    with pytest.raises(ValidationError, match=words):
+        from_env(monkeypatch, HOST=host)
 
 
 def test_every_setting_has_a_sentence() -> None:
