@@ -43,7 +43,7 @@ def draw(path: Path, summaries: Sequence[Summary]) -> None:
         # Set by hand: what a solver lays out differs in its last digit from run to run.
         figure.subplots_adjust(
             left=1.45 / _WIDTH, right=1 - 0.15 / _WIDTH, bottom=_FOOT / height,
-            top=1 - _HEAD / height, wspace=0.08,
+            top=1 - _HEAD / height, wspace=0.12,
         )  # fmt: skip
         wrong, right, needed = figure.subplots(1, 3, sharey=True, width_ratios=(1.2, 1, 1))
         places = _places(summaries)
