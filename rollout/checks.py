@@ -24,7 +24,7 @@ from rollout.forms import (
 from rollout.gates import Required
 from rollout.plan import Plan
 from rollout.snapshot import latency_of
-from rollout.tally import STRATA, percent
+from rollout.tally import percent
 from rollout.telling import evidence, progress, share
 from rollout.trials import LN_E_RATIO, Tested, Trial, weigh
 from rollout.verdict import Check, Kind
@@ -207,7 +207,7 @@ def _major(trial: Trial, plan: Plan) -> list[str]:
         return []
     return [
         stratum
-        for stratum in STRATA
+        for stratum in plan.stratum_names
         if 100 * trial.reading(stratum).requests >= plan.major_stratum * total
         and trial.reading(stratum).requests
     ]

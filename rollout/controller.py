@@ -473,7 +473,8 @@ class Controller:
             guard_high=max(record.guard_high, self._latched.get(epoch, 0.0)),
         )
         self._latched = {epoch: judged.guard_high}
-        return summarise(record.stage, shown[-1].counts.total), judged
+        figures = summarise(record.stage, shown[-1].counts.total, plan.stratum_names)
+        return figures, judged
 
     async def _found(self, stored: Stored, rollout: str) -> Record:
         """Give a record, of the present rollout or of a past one. Raises NoRollout."""

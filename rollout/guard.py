@@ -16,7 +16,6 @@ from rollout import wording
 from rollout.forms import GUARD, Form, Metric
 from rollout.gates import GuardMetric
 from rollout.plan import Plan
-from rollout.tally import STRATA
 from rollout.telling import evidence
 from rollout.trials import Tested, Trial
 from rollout.verdict import Check, Evidence, Verdict, combine, e_value
@@ -25,10 +24,6 @@ _SHOWN: Final = 3
 _RULE: Final = (
     "the average, weighted as fixed by the plan, of the e-values of all entries of the guard; "
     "H0 says that nothing is worse than the plan allows"
-)
-_PLACES: Final[tuple[tuple[str | None, float], ...]] = (
-    (None, 0.5),
-    *((stratum, 0.5 / len(STRATA)) for stratum in STRATA),
 )
 
 
@@ -55,10 +50,12 @@ def entries(plan: Plan) -> tuple[Entry, ...]:
         found = [(form, stage) for form in metric.forms for stage in _stages(plan, metric, form)]
         cells += [(name, form, stage, weight / len(found)) for form, stage in found]
     total = sum(weight for *_, weight in cells)
+    strata = plan.stratum_names
+    places = [(None, 0.5), *((stratum, 0.5 / len(strata)) for stratum in strata)]
     return tuple(
         Entry(name, form, stage, stratum, weight / total * part)
         for name, form, stage, weight in cells
-        for stratum, part in _PLACES
+        for stratum, part in places
     )
 
 

@@ -225,7 +225,7 @@ def begin(
     check_scope(plan.scope, plan.candidate, incumbent, tiers)
     return Record(
         id=id_,
-        plan=plan,
+        plan=plan.around(tiers),
         state=TRANSITIONS["none", "start"],
         stage_index=0,
         evidence_epoch=1,
@@ -420,6 +420,7 @@ def live(record: Record) -> Live | None:
         shadow_sample=stage.shadow_sample,
         label_window_s=record.plan.label_window_s,
         marks=record.marks,
+        strata=record.plan.borders,
         counting=record.visits[-1].settled_at is not None,
     )
 

@@ -21,8 +21,19 @@ from rollout.gates import (
     requirement_faults,
 )
 from rollout.minutes import WATERMARK_MOST_S
-from rollout.quantities import Count, Name, Seconds, Share, duration, no_truth_value
-from rollout.snapshot import HITS, LABEL_WINDOW_S, Arm, Frozen, Mode, Scope, Unit
+from rollout.quantities import Count, Name, Seconds, Share, duration, no_truth_value, rising
+from rollout.snapshot import (
+    HITS,
+    LABEL_WINDOW_S,
+    STRATUM_BORDERS,
+    Arm,
+    Frozen,
+    Mode,
+    Scope,
+    Tier,
+    Unit,
+    stratum_names,
+)
 
 _EVERYTHING: Final = 100.0
 _DAY: Final = 86_400.0
@@ -31,6 +42,11 @@ Points = Annotated[Share, Field(gt=0, lt=100)]
 Ratio = Annotated[float, BeforeValidator(no_truth_value), Field(ge=1, le=100)]
 Slower = Annotated[float, BeforeValidator(no_truth_value), Field(ge=0, le=10_000)]
 Alpha = Annotated[float, BeforeValidator(no_truth_value), Field(gt=0, le=0.2)]
+Borders = Annotated[
+    tuple[Annotated[Count, Field(gt=0)], ...],
+    Field(min_length=1, max_length=64),
+    AfterValidator(rising),
+]
 Weight = Annotated[float, BeforeValidator(no_truth_value), Field(gt=0, le=1000)]
 
 
@@ -154,6 +170,11 @@ class Plan(Frozen):
     major_stratum: Share = Field(
         default=20, description="Percent of the traffic in scope that makes a stratum a major one."
     )
+    strata: Borders | None = Field(
+        default=None,
+        description="Longest contexts, in vectors, of the strata but the last: by default "
+        f"{', '.join(map(str, STRATUM_BORDERS))} and what the tiers read at most.",
+    )
     agreement_floor: dict[Agreement, Annotated[float, Field(gt=-1, lt=1)]] = Field(
         default={"overlap10": 0.3},
         description="What the mean agreement of the arms must exceed: reported, not required.",
@@ -206,6 +227,23 @@ class Plan(Frozen):
     max_retries: Count = Field(
         default=3, description="How often `retry` may begin this plan anew after its end."
     )
+
+    @property
+    def borders(self) -> tuple[int, ...]:
+        """The borders of the strata."""
+        return STRATUM_BORDERS if self.strata is None else self.strata
+
+    @property
+    def stratum_names(self) -> tuple[str, ...]:
+        """The strata, shortest contexts first."""
+        return stratum_names(self.borders)
+
+    def around(self, tiers: tuple[Tier, ...]) -> Self:
+        """Give the plan with its strata settled: where it names none, also at the tiers' limits."""
+        borders = tuple(sorted({*STRATUM_BORDERS, *(tier.max_length for tier in tiers)}))
+        if self.strata is not None or borders == STRATUM_BORDERS:
+            return self
+        return self.model_copy(update={"strata": borders})
 
     @property
     def stratum_margin(self) -> float:

@@ -39,6 +39,13 @@ def no_truth_value(value: object) -> object:
     return value
 
 
+def rising(values: tuple[int, ...]) -> tuple[int, ...]:
+    """Refuse numbers that do not rise. Raises ValueError."""
+    if list(values) != sorted(set(values)):
+        raise ValueError(f"must rise from one to the next, unlike {list(values)}")
+    return values
+
+
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+$", max_length=64)]
 Seconds = Annotated[float, BeforeValidator(seconds), Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[Percent, BeforeValidator(no_truth_value)]

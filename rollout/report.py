@@ -116,6 +116,7 @@ def _stage(input: ReportInput, stage: Stage) -> StageReport:  # noqa: A002 - as 
         judged=Judged(verdict=verdict, left=left),
         warm_up=read(input.warm_up.get(stage.name, {})),
         by_key=record.plan.unit == "key",
+        strata=record.plan.stratum_names,
     )
 
 

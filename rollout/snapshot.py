@@ -85,6 +85,10 @@ class Mark(Frozen):
     candidate: float = Field(gt=0)
 
 
+STRATUM_BORDERS: Final = (100, 200, 350, 500)
+"""The longest context, in vectors, of each bucket but the last."""
+
+
 class Live(Frozen):
     """The part of a running rollout that a gateway acts on."""
 
@@ -102,6 +106,10 @@ class Live(Frozen):
     label_window_s: float = Field(gt=0)
     marks: dict[MarkName, Mark] = Field(default_factory=dict)
     """Frozen when the rollout began, so that what is counted means the same in all its stages."""
+    strata: tuple[int, ...] = Field(
+        default=STRATUM_BORDERS, exclude_if=lambda borders: borders == STRATUM_BORDERS
+    )
+    """Borders of the context-length buckets that requests are counted in."""
     counting: bool = True
     """False until every live gateway has applied the stage: what is decided before is warm-up."""
 
@@ -419,15 +427,18 @@ def share_bin(value: float) -> int:
     return math.floor(max(-1.0, min(1.0, value)) * SHARE_BINS + 1e-9)
 
 
-STRATUM_BORDERS: Final = (100, 200, 350, 500)
-
-
 @functools.lru_cache(maxsize=4096)
-def stratum(length: int) -> str:
+def stratum(length: int, borders: tuple[int, ...] = STRATUM_BORDERS) -> str:
     """The context-length bucket of a request: `<=100`, `101-200`, `201-350`, `351-500`, `>500`."""
     low = 0
-    for border in STRATUM_BORDERS:
+    for border in borders:
         if length <= border:
             return f"{low + 1}-{border}" if low else f"<={border}"
         low = border
     return f">{low}"
+
+
+@functools.lru_cache(maxsize=64)
+def stratum_names(borders: tuple[int, ...] = STRATUM_BORDERS) -> tuple[str, ...]:
+    """Every context-length bucket of these borders, shortest first."""
+    return (*(stratum(border, borders) for border in borders), stratum(borders[-1] + 1, borders))

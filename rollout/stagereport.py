@@ -58,9 +58,10 @@ def stage_report(
     judged: Judged,
     warm_up: Counts,
     by_key: bool,
+    strata: tuple[str, ...] = STRATA,
 ) -> StageReport:
     """Compute every figure of a stage from its checked counts."""
-    figures, total, early = summarise(stage, counts), counts.total, warm_up.total
+    figures, total, early = summarise(stage, counts, strata), counts.total, warm_up.total
     known = dict(figures) | {role: _arm(figures.role(role), arm) for role, arm in arms.items()}
     when = "on leaving" if judged.left else "at the report"
     return StageReport(
@@ -73,7 +74,7 @@ def stage_report(
         pair_hit_rates=pair_hit_rates(figures.pair_hits),
         pair_differences=pair_differences(figures.pair_hits),
         label_coverage=_label_coverage(figures, total),
-        lengths=tuple(_length(stage, name, counts, figures.requests) for name in STRATA),
+        lengths=tuple(_length(stage, name, counts, figures.requests) for name in strata),
         warm_up=sum(early.get(Counter.assigned(role), 0) for role in arms),
         sampled=total.get(Counter.SAMPLED, 0),
         verdict=judged.verdict,

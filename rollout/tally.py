@@ -29,17 +29,17 @@ from rollout.snapshot import (
     ALL_MINUTES,
     HITS,
     SHARE_BINS,
-    STRATUM_BORDERS,
     Counter,
     Frozen,
     Mode,
     Role,
     latency_of,
-    stratum,
+    stratum_names,
 )
 
-STRATA: Final = (*(stratum(border) for border in STRATUM_BORDERS), stratum(STRATUM_BORDERS[-1] + 1))
-"""Every context-length bucket, shortest first."""
+STRATA: Final = stratum_names()
+"""Every context-length bucket where a plan names no other borders, shortest first."""
+_STRATUM = re.compile(r"(?:<=|>|[1-9]\d*-)[1-9]\d*")
 PAIR_OUTCOMES: Final = ("00", "01", "10", "11")
 """The outcomes of a pair, the incumbent's digit first."""
 AGREEMENTS: Final = ("cosine", "overlap1", "overlap5", "overlap10", "rbo")
@@ -254,13 +254,13 @@ def read(counts: Mapping[str, int]) -> Counts:
             raise CountsError(
                 f"the count {field!r} is {value!r}: a count is a whole number, 0 or more"
             )
-        counters = sums[name]
+        counters = sums.setdefault(name, {})
         counters[counter] = counters.get(counter, 0) + value
     return _counts(sums)
 
 
-def summarise(stage: Stage, counts: Counts) -> StageTally:
-    """Compute the figures of checked counts."""
+def summarise(stage: Stage, counts: Counts, strata: tuple[str, ...] = STRATA) -> StageTally:
+    """Compute the figures of checked counts, in all and in `strata`."""
     total = counts.total
     incumbent, candidate = _role(total, "incumbent"), _role(total, "candidate")
     requests = incumbent.assigned + candidate.assigned
@@ -286,7 +286,7 @@ def summarise(stage: Stage, counts: Counts) -> StageTally:
         pair_errors=pair_errors,
         agreement={name: _agreement(_tails(total, f"pair.{name}.")) for name in AGREEMENTS},
         pair_hits={k: _pairs(total, f"pair.hit{k}.") for k in HITS},
-        strata=tuple(_stratum(name, counts.by_stratum.get(name, {})) for name in STRATA),
+        strata=tuple(_stratum(name, counts.by_stratum.get(name, {})) for name in strata),
     )
 
 
@@ -315,9 +315,10 @@ def _split(field: str) -> tuple[str, str]:
     if len(parts) != 3 or not (parts[0] == ALL_MINUTES or parts[0].isdecimal()):  # noqa: PLR2004 - minute|stratum|counter
         raise CountsError(f"the count {field!r} has no name of the form minute|stratum|counter")
     _, name, counter = parts
-    if name not in STRATA:
+    if not _STRATUM.fullmatch(name):
         raise CountsError(
-            f"the count {field!r} names the unknown stratum {name!r}: they are {', '.join(STRATA)}"
+            f"the count {field!r} names the unknown stratum {name!r}: they are as "
+            f"{', '.join(STRATA)}"
         )
     if not _COUNTER.fullmatch(counter):
         raise CountsError(

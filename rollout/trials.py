@@ -15,7 +15,6 @@ from rollout.evidence import ln_e_ratio
 from rollout.forms import Form, Metric
 from rollout.plan import Plan, Stage
 from rollout.readings import Reading, Seen
-from rollout.tally import STRATA
 
 LN_E_RATIO: Final = math.log(1000)
 """Evidence that traffic is not split as intended."""
@@ -39,9 +38,11 @@ class Trial:
     def __init__(self, seen: Seen, plan: Plan) -> None:
         self.stage: Stage = seen.stage
         self.plan = plan
-        self._strata = {name: Reading(seen, plan.unit, (name,)) for name in STRATA}
-        self.all = Reading(seen, plan.unit, each=tuple(self._strata.values()))
-        self.requests = self.all if plan.unit == "request" else Reading(seen, "request")
+        self._seen = seen
+        self._strata = {name: Reading(seen, plan.unit, (name,)) for name in plan.stratum_names}
+        names = plan.stratum_names
+        self.all = Reading(seen, plan.unit, names, tuple(self._strata.values()))
+        self.requests = self.all if plan.unit == "request" else Reading(seen, "request", names)
         """Requests even where keys are the unit: for coverage, which is no statistic."""
         self._weighed: dict[tuple[Form, str | None, bool], Weighed] = {}
         self._measurable: dict[Form, bool] = {}
@@ -54,6 +55,11 @@ class Trial:
     def contradictions(self) -> tuple[str, ...]:
         """Counts that cannot both be true. What holds in every stratum holds in their sum."""
         readings = [one for one in self._strata.values() if not one.empty]
+        if foreign := {*self._seen.counts.by_stratum, *self._seen.labels.by_stratum} - {
+            *self._strata
+        }:
+            known = ", ".join(self._strata)
+            return (f"counted in the strata {', '.join(sorted(foreign))}; the plan has {known}",)
         return tuple(told for reading in readings for told in reading.contradictions())
 
     @cached_property

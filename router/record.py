@@ -153,7 +153,9 @@ def top_of(prediction: Prediction) -> tuple[int, ...]:
 def cell_of(live: Live, admission: Admission, length: int) -> Cell:
     """Say what a request's counts belong to: by the minute of its admission and its length."""
     minute = int(admission.at // 60)
-    return Cell(live.id, live.evidence_epoch, live.counted_stage, minute, stratum(length))
+    return Cell(
+        live.id, live.evidence_epoch, live.counted_stage, minute, stratum(length, live.strata)
+    )
 
 
 def key_digest(live: Live, key: str | None) -> str | None:

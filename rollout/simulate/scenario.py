@@ -171,7 +171,7 @@ def setting(plan: Plan, scenario: Scenario, levels: Levels) -> Setting:
     """
     if scenario.sticky:
         plan = plan.model_copy(update={"unit": "key"})
-    plan = plan.model_copy(update={"on_pass": "advance"})
+    plan = plan.model_copy(update={"on_pass": "advance", "strata": None})  # those of the world
     z = float(special.ndtri(QUANTILES[plan.latency_quantile]))
     incumbent = Arm(
         error=levels.error,

@@ -65,6 +65,24 @@ async def test_latency_is_counted_against_the_marks_served_and_in_pairs(
     assert found["pair.due"] == found["due.candidate"] == 3
 
 
+async def test_requests_are_counted_in_the_strata_of_their_rollout(
+    tmp_path: Path, valkey_url: str
+) -> None:
+    await publish(valkey_url, snapshot(1, mode="ab", weight=100, strata=(110, 130)))
+    async with gateway(tmp_path, redis_url=valkey_url, tiers=DEFAULT_TIERS) as rig:
+        for length in (105, 120, 125, 400):
+            await rig.predict(length)
+        await counts_with(valkey_url, assigned_candidate=4)
+    store = RedisStore(valkey_url)
+    seen = (await store.observations("r1", 1, ["the-stage"])).counts["the-stage"]
+    await store.close()
+    assert {field: by for field, by in seen.items() if field.endswith("|assigned.candidate")} == {
+        "-|<=110|assigned.candidate": 1,
+        "-|111-130|assigned.candidate": 2,
+        "-|>130|assigned.candidate": 1,
+    }
+
+
 async def test_where_keys_are_the_unit_each_is_counted_once_beside_its_requests(
     tmp_path: Path, valkey_url: str
 ) -> None:

@@ -86,6 +86,8 @@ def pair(incumbent: Attempt, candidate: Attempt) -> Pair:
 
 def test_a_cell_is_the_minute_of_admission_and_the_stratum_of_the_length() -> None:
     assert cell_of(LIVE, ADMISSION, 300) == Cell("r1", 2, "ab25", 29_000_000, "201-350")
+    halved = LIVE.model_copy(update={"strata": (300,)})
+    assert cell_of(halved, ADMISSION, 300).stratum == "<=300"
 
 
 def test_an_answered_request_counts_its_arm_and_what_the_client_waited() -> None:
