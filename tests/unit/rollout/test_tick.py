@@ -168,8 +168,8 @@ def test_a_guard_that_fires_does_not_wait_until_a_stage_has_settled() -> None:
 
 
 def test_after_an_outage_a_tick_skips_no_gate_and_takes_one_step_at_a_time() -> None:
-    """A week of every stage has passed while nobody looked: each stage still asks its own gate."""
-    record, now, steps = entered(), 100.0 + 60 * 86_400.0, list[Event]()
+    """Nearly three weeks have passed while nobody looked: each stage still asks its own gate."""
+    record, now, steps = entered(), 100.0 + 20 * 86_400.0, list[Event]()
     gates: list[Kind] = ["PASS", "INCONCLUSIVE", "INCONCLUSIVE", "PASS", "PASS", "PASS", "PASS"]
     for gate in gates:
         stages = record.stage_index
@@ -180,6 +180,16 @@ def test_after_an_outage_a_tick_skips_no_gate_and_takes_one_step_at_a_time() -> 
         assert record.stage_index - stages in (0, 1)
     assert steps == ["settle", "advance", "settle", "advance", "settle"]
     assert record.stage.name == "ab-50"
+
+
+def test_the_default_plan_holds_for_a_person_what_is_undecided_after_four_weeks() -> None:
+    record = begun(DEFAULT_PLAN)
+    for days, expected in ((27.9, None), (28.0, "hold")):
+        move = look(record, judged("INCONCLUSIVE"), record.visits[-1].entered_at + days * 86_400)
+        assert (move.event if isinstance(move, Act) else None) == expected
+    assert isinstance(move, Act)
+    assert "the stage has lasted 28 d of at most 28 d" in move.reason
+    assert look(record, judged("PASS"), 1e9) == look(record, judged("PASS"), 200.0)
 
 
 def test_models_are_learned_once_and_a_change_voids_the_evidence() -> None:
