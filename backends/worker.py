@@ -3,7 +3,9 @@
 Everything but the work itself happens on the event loop, so there is no lock: requests wait in a
 list, and whenever the engine's only thread is free the next batch is chosen (batching.py) and
 handed over. A lone request never waits for company; one beside whose body others are just being
-received waits for these, a small part of the time that it takes itself. A request leaves the queue
+received waits for these, a small part of the time that it takes itself. A lone step that takes the
+engine less than a turn to its thread and back may take is done on the loop, as long as it takes no
+longer than the loop may be held up. A request leaves the queue
 when its turn comes, when its deadline passes, or when its caller is cancelled because the client
 left; in the last two cases it never costs the engine anything. A full queue refuses at once. A
 request that fails fails alone. A worker that stops finishes the batch that runs and fails those
@@ -14,6 +16,7 @@ The engine is made in its own thread too (`load`), while the server already answ
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +35,10 @@ from backends.protocol import Prediction, Request
 BATCH: Final = 16
 LONG_CONTEXT: Final = 1024
 """Vectors; looking through more than this, 3 MB, may take the loop too long."""
+STEP: Final = 2
+"""Vectors to read, at most, that the loop reads itself."""
+STEP_S: Final = 0.003
+"""What the last lone step may have taken, engine and bank, if the loop is to do the next itself."""
 LOOK_S: Final = 0.001
 """Between two looks at whether the company that a batch waits for has come."""
 
@@ -66,6 +73,8 @@ class Worker:
         self._free.set()
         self._stopping = False
         self._pace = 0.0
+        self._step_s = math.inf
+        """What the last lone step took, engine and bank."""
         self.predictor: Predictor | None = None
 
     def __repr__(self) -> str:
@@ -215,9 +224,27 @@ class Worker:
             if self._queue and not self._stopping:
                 self._take_turn()
 
+        if self._is_quick(predictor, jobs):
+            try:
+                batch = predictor.read(tasks)
+            except Exception as error:  # noqa: BLE001 - it is the caller's, as the hand's are
+                done(None, error)
+            else:
+                done(batch, None)
+            return
         self._running = jobs
         self._free.clear()
         self._hand.do(lambda: predictor.read(tasks), done)
+
+    def _is_quick(self, predictor: Predictor, jobs: Sequence[_Job]) -> bool:
+        """Whether the loop reads a batch itself: a lone step, when nobody else is there."""
+        return (
+            self._step_s <= STEP_S
+            and _is_step(jobs)
+            and not self._queue
+            and not self._bodies
+            and predictor.engine.capabilities.device == "cpu"
+        )
 
     def _hand_out(
         self, predictor: Predictor, jobs: Sequence[_Job], batch: Batch, began: float
@@ -228,9 +255,24 @@ class Worker:
                 job.fail(outcome.error or RuntimeError("no answer and no error"))
             elif not job.future.done():
                 job.future.set_result(outcome.prediction)
+        if _is_step(jobs):
+            self._step_s = batch.engine_s + batch.search_s
+        read = began + batch.engine_s, time.perf_counter()
+        loop = asyncio.get_running_loop()
+        # In the turn after the one in which the answers are written.
+        loop.call_soon(loop.call_soon, self._count, predictor, jobs, batch, (began, *read))
+
+    def _count(
+        self,
+        predictor: Predictor,
+        jobs: Sequence[_Job],
+        batch: Batch,
+        times: tuple[float, float, float],
+    ) -> None:
+        """Measure a batch that is over: when it began, was read, and ended."""
         self._metrics.batch([job.task for job in jobs], batch.engine_s, batch.search_s)
         self._metrics.prefix_bytes.set(predictor.prefixes.bytes_held)
-        _trace(predictor, jobs, began, batch.engine_s)
+        _trace(predictor, jobs, *times)
 
     def _choose(self, now: float) -> Sequence[_Job]:
         """Take the next batch out of the queue."""
@@ -248,9 +290,14 @@ class Worker:
         return jobs
 
 
-def _trace(predictor: Predictor, jobs: Sequence[_Job], began: float, engine_s: float) -> None:
+def _is_step(jobs: Sequence[_Job]) -> bool:
+    return len(jobs) == 1 and jobs[0].task.length <= STEP
+
+
+def _trace(
+    predictor: Predictor, jobs: Sequence[_Job], began: float, read: float, ended: float
+) -> None:
     """Tell each request's trace about the batch that has just ended: its reading, its searches."""
-    read, ended = began + engine_s, time.perf_counter()
     for job in jobs:
         tracing.record(
             job.trace,

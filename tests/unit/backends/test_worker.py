@@ -8,6 +8,7 @@ import pytest
 from backend_samples import bank, context
 from prometheus_client import CollectorRegistry
 
+from backends import worker
 from backends.engine.port import Capabilities, Piece, Reading
 from backends.errors import (
     DeadlineError,
@@ -198,6 +199,7 @@ async def test_it_measures_waiting_running_and_readiness(room: Room) -> None:
     assert room.metric("backend_in_flight_requests") == 1
     room.engine.gate.set()
     await first
+    await settle()
     assert room.metric("backend_in_flight_requests") == 0
     assert room.metric("backend_queue_wait_seconds_count", length="<=100") == 1
     assert room.metric("backend_engine_seconds_count", length="<=100") == 1
@@ -236,8 +238,94 @@ async def test_what_was_read_together_is_measured_as_a_batch(room: Room) -> None
     await settle()
     room.engine.gate.set()
     await asyncio.gather(first, *rest)
+    await settle()
     assert room.metric("backend_batch_size_requests_sum", length="<=100") == 4
     assert room.metric("backend_batch_size_requests_count", length="<=100") == 2
     assert room.metric("backend_vectors_total", kind="read") == 8
     assert room.metric("backend_vectors_total", kind="padding") == 0
     assert room.metric("backend_prefix_lookups_total", outcome="off", length="<=100") == 4
+
+
+# --- lone steps -----------------------------------------------------------------------------------
+
+
+class SteppingEngine(GatedEngine):
+    """Tells which thread each run was in."""
+
+    capabilities = Capabilities("stepping", "cpu", threads=1, weights="none", ragged=True)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate.set()
+        self.threads: list[threading.Thread] = []
+
+    def run(self, pieces: Sequence[Piece]) -> list[Reading]:
+        readings = super().run(pieces)
+        self.threads.append(threading.current_thread())
+        return readings
+
+
+@pytest.fixture
+async def stepping(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Room, SteppingEngine]]:
+    monkeypatch.setattr(worker, "STEP_S", 60.0)
+    room = Room()
+    room.engine = engine = SteppingEngine()
+    await room.worker.start(room.load)
+    engine.threads.clear()
+    yield room, engine
+    await room.worker.stop()
+
+
+HERE = threading.main_thread()
+
+
+async def test_a_lone_step_is_done_on_the_loop_once_one_was_quick(
+    stepping: tuple[Room, SteppingEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room, engine = stepping
+    for mark in (1, 2, 3):
+        await room.ask(mark)
+    assert [thread is HERE for thread in engine.threads] == [False, True, True]
+    monkeypatch.setattr(worker, "STEP_S", 0.0)
+    await room.ask(4)
+    assert engine.threads[-1] is not HERE
+    await settle()
+    assert room.metric("backend_engine_seconds_count", length="<=100") == 4
+
+
+async def test_steps_that_came_together_or_before_others_are_not_done_on_the_loop(
+    stepping: tuple[Room, SteppingEngine],
+) -> None:
+    room, engine = stepping
+    await room.ask(1)
+    await asyncio.gather(room.ask(2), room.ask(3))
+    with room.worker.expecting():
+        await room.ask(4)
+    long = Request(np.ones((5, 768), np.float32), exclude_context=False)
+    await room.worker.predict(long)
+    assert HERE not in engine.threads
+
+
+async def test_a_step_on_the_loop_that_fails_fails_alone(
+    stepping: tuple[Room, SteppingEngine],
+) -> None:
+    room, engine = stepping
+    await room.ask(1)
+    engine.poison = 2
+    with pytest.raises(ValueError, match="cannot read 2"):
+        await room.ask(2)
+    await room.ask(3)
+
+
+async def test_a_fault_of_ours_on_the_loop_leaves_no_caller_without_an_answer(
+    stepping: tuple[Room, SteppingEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room, _ = stepping
+    await room.ask(1)
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("a fault of ours")
+
+    monkeypatch.setattr(Predictor, "read", fail)
+    with pytest.raises(ZeroDivisionError, match="a fault of ours"):
+        await room.ask(2)
