@@ -6,8 +6,9 @@ lines say which.
 
 from importlib.metadata import PackageNotFoundError, version
 
-from backends import bank, telemetry, tracing
+from backends import bank, telemetry, tracing, wire
 from backends.app import ModelServer
+from backends.bodies import LONG_TENSOR
 from backends.content import MIB
 from backends.engine.make import make_engine
 from backends.environment import read_or_exit
@@ -30,7 +31,10 @@ def main() -> None:
         max_context=settings.max_context,
         max_body_mb=settings.max_body_mb,
     )
-    telemetry.serve(server.app, settings.host, settings.port)
+    guard = wire.Guard()
+    guard.direct, guard.expect = server.direct, server.expect
+    guard.direct_bytes = min(LONG_TENSOR, settings.max_body_mb * MIB)
+    telemetry.serve(server.app, settings.host, settings.port, guard=guard)
     if server.failed:
         raise SystemExit(1)
 

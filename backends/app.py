@@ -24,9 +24,9 @@ from starlette.types import ASGIApp, Scope
 from backends import content, idruns, metadata, protocol, telemetry
 from backends.bodies import Bodies, headers_of
 from backends.content import MIB
+from backends.direct import Routes
 from backends.errors import (
     BackendError,
-    BodyTooLargeError,
     LoadError,
     NotReadyError,
     ScatteredIdsError,
@@ -39,16 +39,11 @@ from backends.metrics import Metrics
 from backends.predictor import Predictor
 from backends.protocol import ProtocolError
 from backends.rawroute import RawRoute
+from backends.refusal import JSON, Refusal, kind_of, refusal_of
 from backends.sparing import Sparing
 from backends.statistics import Statistics, Tally, totals
 from backends.worker import BATCH, Worker
 
-HTTP_KINDS: Final = {
-    400: "bad_request",
-    404: "not_found",
-    413: "body_too_large",
-    415: "bad_encoding",
-}
 SERVER_ERROR: Final = 500
 REFUSED: Final = (BackendError, ProtocolError, HTTPException)
 """What handlers raise and `ModelServer` answers."""
@@ -58,7 +53,11 @@ log = structlog.stdlib.get_logger("backends")
 
 
 class ModelServer:
-    """One model server. `app` is the ASGI application; `failed` says that loading went wrong."""
+    """One model server. `app` is the ASGI application; `failed` says that loading went wrong.
+
+    `direct` are the handlers of the short way past it (`backends/direct.py`), `expect` says that
+    somebody sends for one of them, and returns how to say that no longer.
+    """
 
     def __init__(
         self,
@@ -89,6 +88,7 @@ class ModelServer:
             self._worker,
             self._bodies,
             check=self._check_scope,
+            tell=self._tell,
             statistics=self._statistics,
             metrics=self._metrics,
             max_context=max_context,
@@ -99,9 +99,15 @@ class ModelServer:
         self._add_routes()
         for error in REFUSED:
             self.api.add_exception_handler(error, self._refuse)
-        self.app: ASGIApp = telemetry.RequestTelemetry(
+        measured = telemetry.RequestTelemetry(
             HotPath(self.api, hot, errors=REFUSED, refuse=self._refuse), registry=registry
         )
+        self.app: ASGIApp = measured
+        self.direct: Routes = {
+            path.encode(): measured.direct(route.path, self._inference.take)
+            for path, (route, _) in hot.items()
+        }
+        self.expect = self._worker.expect
 
     def _add_infer(self) -> dict[str, tuple[RawRoute, dict[str, str]]]:
         """Add what nearly all requests ask for; return the path that needs no search."""
@@ -275,27 +281,28 @@ class ModelServer:
 
     async def _refuse(self, request: HttpRequest, error: Exception) -> Response:
         """Write any error of the three trees as the protocol's error body."""
-        headers: dict[str, str] = {}
         match error:
-            case BackendError():
-                status, kind, text = error.status, error.kind, str(error)
-                if status >= SERVER_ERROR and not isinstance(error, NotReadyError):
-                    name = request.scope["state"]["request_id"]
-                    self._lines.warning(
-                        "not answered", request_id=name, status=status, kind=kind, error=text
-                    )
-                if error.retry_after_s is not None:
-                    headers["retry-after"] = str(error.retry_after_s)
-                if status == BodyTooLargeError.status:
-                    headers["connection"] = "close"
-            case ProtocolError():
-                status, text = error.status, str(error)
-                kind = HTTP_KINDS.get(status, "bad_request")
+            case BackendError() | ProtocolError():
+                refusal = refusal_of(error)
             case HTTPException():
-                status = error.status_code
                 text = f"{error.detail}: {request.method} {request.url.path[:80]}"
-                kind = HTTP_KINDS.get(status, "bad_request")
+                status = error.status_code
+                refusal = Refusal(status, kind_of(status), {}, protocol.write_error(text))
             case _:
                 raise error
-        self._metrics.errors.labels(kind).inc()
-        return Response(protocol.write_error(text), status, headers, "application/json")
+        self._tell(error, refusal, request.scope["state"]["request_id"])
+        return Response(refusal.body, refusal.status, refusal.headers, JSON)
+
+    def _tell(self, error: Exception, refusal: Refusal, request_id: str) -> None:
+        """Count a refusal; log it where the client is not to blame."""
+        self._metrics.errors.labels(refusal.kind).inc()
+        if isinstance(error, NotReadyError) or not isinstance(error, BackendError):
+            return
+        if refusal.status >= SERVER_ERROR:
+            self._lines.warning(
+                "not answered",
+                request_id=request_id,
+                status=refusal.status,
+                kind=refusal.kind,
+                error=str(error),
+            )

@@ -3,10 +3,10 @@
 An ASGI application is called with a scope, in a task of its own, and answers by messages; around
 it stand its middleware. That costs more than forwarding a request does. So a request that is plain
 enough may be taken by a handler at once: it is posted to exactly one of a server's paths
-(`Routes`), its length is announced and small (`SHORT_BODY`), nothing of an earlier request is under
-way, and all of it comes in a moment (`MOMENT_S`). The handler looks at the whole request: it takes
-it, or leaves it to the application, which then treats it as if nobody had looked. A handler takes
-what it can answer well and leaves the rest, refusals first of all.
+(`Routes`), its length is announced and small (`Guard.direct_bytes`), nothing of an earlier request
+is under way, and all of it comes in a moment (`MOMENT_S`). The handler looks at the whole request:
+it takes it, or leaves it to the application, which then treats it as if nobody had looked. A
+handler takes what it can answer well and leaves the rest, refusals first of all.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from backends.wire import Connection
 
 SHORT_BODY: Final = 256 * KIB
-"""Bytes. A longer body is worth handling while it arrives."""
+"""Bytes. A longer body is worth handling while it arrives, by a server that can."""
 MOMENT_S: Final = 0.02
 """How long a short body is waited for, before the application may see what there is of it."""
 STATUS_LINES: Final = {
@@ -47,6 +47,17 @@ Take = Callable[["Call"], Work | None]
 """Takes a whole request and gives the work on it; or leaves it, having changed nothing: None."""
 Routes = Mapping[bytes, Take]
 """By the request's target, byte by byte as it came: no query, nothing escaped, no host."""
+Expect = Callable[[], Callable[[], None]]
+"""Told when a request begins to arrive on the short way; what it returns, when that is over."""
+
+
+def expect_nothing() -> Callable[[], None]:
+    """Look at no request before it is whole."""
+    return _nothing
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 class _Unheard:
@@ -63,8 +74,9 @@ class Call:
     """One request on the short way. It stands where the connection has an `Exchange` otherwise."""
 
     __slots__ = (
-        "_connection", "_patience", "_pieces", "_running", "_take", "arrived", "disconnected",
-        "headers", "keep_alive", "more_body", "request_id", "response_complete", "response_started",
+        "_connection", "_expected", "_patience", "_pieces", "_running", "_take", "arrived",
+        "disconnected", "headers", "keep_alive", "more_body", "request_id", "response_complete",
+        "response_started",
     )  # fmt: skip
 
     message_event = _UNHEARD
@@ -76,6 +88,7 @@ class Call:
         self._take = take
         self._pieces: list[bytes] = []
         self._patience: asyncio.TimerHandle | None = None
+        self._expected: Callable[[], None] | None = connection.guard.expect()
         self._running: Eager[Answer] | None = None
         self.headers: list[tuple[bytes, bytes]] = connection.headers
         self.arrived = arrived
@@ -141,6 +154,9 @@ class Call:
             self._connection.hand_over(self, pieces)
 
     def _stop_waiting(self) -> None:
+        if self._expected is not None:
+            self._expected()
+            self._expected = None
         if self._patience is not None:
             self._patience.cancel()
             self._patience = None

@@ -1,21 +1,25 @@
-"""The hot path of a model server: `.../infer` as plain ASGI, from the first byte to the last.
+"""The hot path of a model server: `.../infer`, from the first byte to the last.
 
-Whatever is raised here is answered by the exception handlers of the application around it.
+A request that is plain enough goes the short way (`take`); the others, those that are refused among
+them, come as plain ASGI (`infer`), and what is raised there is answered by the exception handlers
+of the application around it.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final, TypeVar
 
 from starlette.types import Receive, Scope, Send
 
 from backends import answer, content, protocol
-from backends.bodies import Bodies, Headers, headers_of, text_of
+from backends.bodies import Bodies, Headers, headers_of, is_quick, text_of
+from backends.direct import Answer, Call, Work
 from backends.errors import BackendError, ClientLeftError
 from backends.metrics import Metrics
-from backends.protocol import ProtocolError, Request
-from backends.statistics import Statistics
+from backends.protocol import Prediction, ProtocolError, Request
+from backends.refusal import JSON, Refusal, refusal_of
+from backends.statistics import SECOND_NS, Statistics
 from backends.worker import Worker
 
 OK: Final = 200
@@ -27,7 +31,11 @@ T = TypeVar("T")
 
 
 class Inference:
-    """Answers infer requests from a worker. `check` raises when a scope's path names no model."""
+    """Answers infer requests from a worker.
+
+    `check` raises when a scope's path names no model; `tell` is told of what is refused the short
+    way, and the request's id.
+    """
 
     def __init__(
         self,
@@ -35,6 +43,7 @@ class Inference:
         bodies: Bodies,
         *,
         check: Callable[[Scope], None],
+        tell: Callable[[Exception, Refusal, str], None],
         statistics: Statistics,
         metrics: Metrics,
         max_context: int,
@@ -42,6 +51,7 @@ class Inference:
         self._worker = worker
         self._bodies = bodies
         self._check = check
+        self._tell = tell
         self._statistics = statistics
         self._metrics = metrics
         self._max_context = max_context
@@ -73,20 +83,70 @@ class Inference:
             raise
         with self._worker.expecting():
             question = await self._read(scope, receive, headers)
-        limits = [limit for limit in (timeout_s, question.timeout_s) if limit is not None]
-        passed = (time.perf_counter_ns() - began) / 1e9
+        passed = (time.perf_counter_ns() - began) / SECOND_NS
         prediction = await while_there(
             receive,
             self._worker.predict(
                 question,
-                timeout_s=min(limits) - passed if limits else None,
+                timeout_s=_least(timeout_s, question.timeout_s, passed),
                 mirrored=_SHADOW in headers,
             ),
         )
-        written = time.perf_counter_ns()
-        message = answer.write_answer(prediction, question)
-        self._statistics.writing.add(time.perf_counter_ns() - written)
+        return self._written(prediction, question)
+
+    def _written(self, prediction: Prediction, request: Request) -> protocol.Message:
+        began = time.perf_counter_ns()
+        message = answer.write_answer(prediction, request)
+        self._statistics.writing.add(time.perf_counter_ns() - began)
         return message
+
+    # --- the short way: `backends/direct.py` ----------------------------------------------------
+
+    def take(self, call: Call) -> Work | None:
+        """Take a request that is sound and read at once; the long way says what is wrong."""
+        headers: Headers = dict(reversed(call.headers))
+        if self._worker.predictor is None or _ENCODING in headers:
+            return None
+        body, header_length = call.body(), text_of(headers, _HEADER_LENGTH)
+        if not is_quick(len(body), header_length):
+            return None
+        began = time.perf_counter_ns()
+        try:
+            timeout_s = protocol.read_timeout(text_of(headers, _TIMEOUT))
+            request = protocol.read_infer(body, header_length, max_length=self._max_context)
+        except ProtocolError:
+            return None
+        self._statistics.reading.add(time.perf_counter_ns() - began)
+        timeout_s = _least(timeout_s, request.timeout_s, time.monotonic() - call.arrived)
+        return self._work(call, request, timeout_s, mirrored=_SHADOW in headers)
+
+    async def _work(
+        self, call: Call, request: Request, timeout_s: float | None, *, mirrored: bool
+    ) -> Answer:
+        good = False
+        try:
+            prediction = await self._worker.predict(request, timeout_s=timeout_s, mirrored=mirrored)
+            message = self._written(prediction, request)
+            good = True
+        except (BackendError, ProtocolError) as error:
+            return self._refused(call, error)
+        except asyncio.CancelledError:
+            if not call.disconnected:
+                raise
+            return self._refused(call, ClientLeftError("the client left before its turn"))
+        finally:
+            stay = int((time.monotonic() - call.arrived) * SECOND_NS)
+            (self._statistics.succeeded if good else self._statistics.failed)(stay)
+        self._metrics.predictions.inc()
+        return Answer(OK, lines_of(message.headers), message.body)
+
+    def _refused(self, call: Call, error: BackendError | ProtocolError) -> Answer:
+        refusal = refusal_of(error)
+        self._tell(error, refusal, call.request_id)
+        head = lines_of({"content-type": JSON, **refusal.headers})
+        return Answer(refusal.status, head, refusal.body)
+
+    # --- the long way ---------------------------------------------------------------------------
 
     async def _read(self, scope: Scope, receive: Receive, headers: Headers) -> Request:
         def parse(body: bytes) -> Request:
@@ -95,6 +155,17 @@ class Inference:
             )
 
         return await self._bodies.read(scope, receive, headers, parse)
+
+
+def _least(one: float | None, other: float | None, passed: float) -> float | None:
+    """Return what is left of the nearer of two deadlines; None where there is none."""
+    limits = [limit for limit in (one, other) if limit is not None]
+    return min(limits) - passed if limits else None
+
+
+def lines_of(headers: Mapping[str, str]) -> bytes:
+    """Write headers as lines, each with its end."""
+    return "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode("latin-1")
 
 
 async def while_there(receive: Receive, work: Coroutine[Any, Any, T]) -> T:

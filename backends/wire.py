@@ -35,7 +35,7 @@ import orjson
 from prometheus_client import CollectorRegistry, Counter, Gauge
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from backends.direct import SHORT_BODY, Call, Routes, Take
+from backends.direct import SHORT_BODY, Call, Expect, Routes, Take, expect_nothing
 from backends.exchange import EXCHANGE, WHOLE, Exchange
 from backends.framing import HTTP_1_0, Fault, fault_of
 
@@ -80,6 +80,9 @@ class Guard:
         self.new_request_id = new_request_id
         self.direct: Routes = {}
         """What may be handled without the application."""
+        self.direct_bytes = SHORT_BODY
+        """Of a body, at most, that is handled so."""
+        self.expect: Expect = expect_nothing
         self.connections: set[Connection] = set()
         self.held = 0
         self.leaving = False
@@ -399,7 +402,11 @@ class Connection(HttpToolsProtocol):
         take = self.guard.direct.get(self.url)
         if take is None or self.parser.get_method() != b"POST":
             return None
-        if not 0 < self._left <= SHORT_BODY or self.expect_100_continue or self.flow.write_paused:
+        if (
+            not 0 < self._left <= self.guard.direct_bytes
+            or self.expect_100_continue
+            or self.flow.write_paused
+        ):
             return None
         return take if self.cycle is None or self.cycle.response_complete else None
 

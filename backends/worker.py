@@ -16,6 +16,7 @@ The engine is made in its own thread too (`load`), while the server already answ
 
 import asyncio
 import contextlib
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -121,12 +122,17 @@ class Worker:
     @contextlib.contextmanager
     def expecting(self) -> Iterator[None]:
         """Say that a request's body is being received: what comes now may wait for it a little."""
-        body = object()
-        self._bodies[body] = time.perf_counter()
+        over = self.expect()
         try:
             yield
         finally:
-            del self._bodies[body]
+            over()
+
+    def expect(self) -> Callable[[], None]:
+        """Say so until what is returned is called, once."""
+        body = object()
+        self._bodies[body] = time.perf_counter()
+        return functools.partial(self._bodies.__delitem__, body)
 
     async def predict(
         self, request: Request, *, timeout_s: float | None = None, mirrored: bool = False
