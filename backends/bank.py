@@ -32,30 +32,33 @@ class Lookup:
     firsts: NDArray[np.uint64]
     prints: Prints
     rows: Rows
+    repeated: bool
+    """Whether several rows have the same first word."""
 
     @classmethod
     def of(cls, vectors: Vectors) -> Self:
         """Take every row's fingerprint."""
         prints = np.concatenate([prints_of(block) for block in blocks(vectors)])
         order = np.argsort(prints[:, 0], kind="stable")
-        return cls(prints[order, 0], prints[order], order)
+        prints = prints[order]
+        firsts = prints[:, 0].copy()
+        return cls(firsts, prints, order, bool((firsts[1:] == firsts[:-1]).any()))
 
     def find(self, wanted: Prints) -> Rows:
         """Return the rows that have one of the fingerprints `wanted` [n, 4], in no order.
 
         A row is named once for each time that its fingerprint is among the wanted.
         """
-        first = np.searchsorted(self.firsts, wanted[:, 0], "left")
-        counts = np.searchsorted(self.firsts, wanted[:, 0], "right") - first
-        if counts.max(initial=0) > 1:
-            asked = np.repeat(np.arange(len(wanted)), counts)
+        first = np.searchsorted(self.firsts, wanted[:, 0])
+        asked = np.flatnonzero(self.firsts.take(first, mode="clip") == wanted[:, 0])
+        places = first[asked]
+        if self.repeated:
+            counts = np.searchsorted(self.firsts, wanted[asked, 0], "right") - places
+            asked = np.repeat(asked, counts)
             nth = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-            places = np.repeat(first, counts) + nth
-        else:
-            asked = np.flatnonzero(counts)
-            places = first[asked]
-        same = (self.prints[places] == wanted[asked]).all(axis=1)
-        found: Rows = self.rows[places[same]]
+            places = np.repeat(places, counts) + nth
+        same = self.prints[places] == wanted[asked]
+        found: Rows = self.rows[places if same.all() else places[same.all(axis=1)]]
         return found
 
 

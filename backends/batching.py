@@ -49,6 +49,8 @@ def choose(
 
     An empty batch means that nobody waits any longer.
     """
+    if len(queue) == 1 and queue[0].deadline is None:
+        return Choice((0,), ())
     expired = tuple(
         i
         for i, waiting in enumerate(queue)

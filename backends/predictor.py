@@ -27,13 +27,13 @@ NO_STATES: Final = 0
 class Question:
     """A request with its window [n, 768] and the window's links (none where no prefix can be).
 
-    `exclude` [length, 4]: the fingerprints of the vectors that no neighbour may equal.
+    `prints` [length, 4]: the fingerprints of the request's vectors, where the links needed them.
     """
 
     request: Request
     window: Floats
     links: tuple[Link, ...] = ()
-    exclude: Prints | None = None
+    prints: Prints | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,22 +78,20 @@ class Predictor:
     trained: bool
     prefixes: PrefixStates = field(default_factory=lambda: PrefixStates(NO_STATES))
 
-    def prints(self, request: Request) -> Prints | None:
-        """Take the fingerprints of a request's vectors, where they are needed; in any thread."""
-        needed = request.exclude_context or self._remembers(request)
-        return prints_of(request.context) if needed else None
-
-    def question(self, request: Request, prints: Prints | None) -> Question:
-        """Cut a request's window and link it, by the request's `prints`."""
-        window = request.context[-self.window :]
-        links: tuple[Link, ...] = ()
-        if prints is not None and self._remembers(request):
-            links = links_of(prints, self.prefixes.lengths(prints))
-        return Question(request, window, links, prints if request.exclude_context else None)
-
-    def _remembers(self, request: Request) -> bool:
+    def remembers(self, request: Request) -> bool:
         """Whether a prefix of a request's window may be known, or be kept."""
         return self.prefixes.enabled and request.length <= self.window
+
+    def question(self, request: Request, prints: Prints | None = None) -> Question:
+        """Cut a request's window, and link it where the predictor `remembers` such.
+
+        `prints` are the fingerprints of the request's vectors, if they have been taken already.
+        """
+        window = request.context[-self.window :]
+        if not self.remembers(request):
+            return Question(request, window)
+        prints = prints_of(request.context) if prints is None else prints
+        return Question(request, window, links_of(prints, self.prefixes.lengths(prints)), prints)
 
     def prepare(self, question: Question) -> Task:
         """Find what is known of a question's window."""
@@ -147,8 +145,12 @@ class Predictor:
                 "expected)"
             )
             return Outcome(None, error=error)
+        prints = task.question.prints
         try:
-            ids, scores = self.bank.search(reading.vector, request.top_k, task.question.exclude)
+            if prints is None and request.exclude_context:
+                prints = prints_of(request.context)
+            exclude = prints if request.exclude_context else None
+            ids, scores = self.bank.search(reading.vector, request.top_k, exclude)
         except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to this request
             return Outcome(None, error=error)
         prediction = Prediction(

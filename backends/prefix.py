@@ -38,6 +38,7 @@ OVERHEAD: Final = 512
 PRINT_BYTES: Final = WORDS * 8
 _SPREAD: Final = np.uint64(0x9E3779B97F4A7C15)
 """2**64 by the golden ratio: a length times this differs from another's in all of its bits."""
+_SPREADS: Final = np.arange(1, 2049, dtype=np.uint64) * _SPREAD
 
 
 class Link(NamedTuple):
@@ -61,7 +62,7 @@ NOTHING: Final = Known(0, None)
 
 def endings_of(prints: Prints) -> NDArray[np.uint64]:
     """Return for each prefix of vectors, given by their fingerprints [n, 4], its ending [n]."""
-    return prints[:, 0] ^ (np.arange(1, len(prints) + 1, dtype=np.uint64) * _SPREAD)
+    return prints[:, 0] ^ _spreads(len(prints))
 
 
 def links_of(prints: Prints, lengths: Iterable[int]) -> tuple[Link, ...]:
@@ -69,7 +70,7 @@ def links_of(prints: Prints, lengths: Iterable[int]) -> tuple[Link, ...]:
 
     `prints` [n, 4] are the vectors' fingerprints.
     """
-    endings = endings_of(prints)
+    spreads = _spreads(len(prints))
     bytes_ = prints.data.cast("B")
     hashed = hashlib.sha256()
     links: list[Link] = []
@@ -77,8 +78,16 @@ def links_of(prints: Prints, lengths: Iterable[int]) -> tuple[Link, ...]:
     for length in lengths:
         hashed.update(bytes_[done * PRINT_BYTES : length * PRINT_BYTES])
         done = length
-        links.append(Link(hashed.digest()[:DIGEST], int(endings[length - 1]), length))
+        ending = int(prints[length - 1, 0]) ^ int(spreads[length - 1])
+        links.append(Link(hashed.digest()[:DIGEST], ending, length))
     return tuple(links)
+
+
+def _spreads(length: int) -> NDArray[np.uint64]:
+    """Return a word for each length from 1 to `length`."""
+    if length <= len(_SPREADS):
+        return _SPREADS[:length]
+    return np.arange(1, length + 1, dtype=np.uint64) * _SPREAD
 
 
 class PrefixStates:

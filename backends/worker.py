@@ -28,6 +28,7 @@ from opentelemetry.context import Context
 from backends import tracing
 from backends.batching import Waiting, choose, company_until
 from backends.errors import DeadlineError, NotReadyError, OverloadedError, StoppingError
+from backends.fingerprint import prints_of
 from backends.hand import Hand
 from backends.metrics import Metrics
 from backends.predictor import Batch, Predictor, Question, Task
@@ -49,6 +50,8 @@ class _Job:
     task: Task
     waiting: Waiting
     future: asyncio.Future[Prediction]
+    taken: bool = False
+    """Whether it has left the queue: its turn has come, or its deadline has passed."""
     trace: Context | None = field(default_factory=tracing.current)
 
     def fail(self, error: BaseException) -> None:
@@ -103,6 +106,7 @@ class Worker:
         self._metrics.ready.set(0)
         self._stopping = True
         for job in self._queue:
+            job.taken = True
             job.fail(_stopping())
         self._queue.clear()
         try:
@@ -185,7 +189,7 @@ class Worker:
         try:
             return await job.future
         finally:
-            with contextlib.suppress(ValueError):  # it has had its turn
+            if not job.taken:
                 self._queue.remove(job)
 
     # --- turns ----------------------------------------------------------------------------------
@@ -202,13 +206,7 @@ class Worker:
         """Hand the next batch over, or wait for the company that is on its way."""
         self._turn = None
         now = time.perf_counter()
-        until = company_until(
-            [job.waiting for job in self._queue],
-            list(self._bodies.values()),
-            largest=self._largest,
-            pace=self._pace,
-        )
-        if now < until:
+        if self._bodies and now < (until := self._company_until()):
             loop = asyncio.get_running_loop()
             self._turn = loop.call_later(min(until - now, LOOK_S), self._take_turn)
             return
@@ -241,6 +239,14 @@ class Worker:
         self._running = jobs
         self._free.clear()
         self._hand.do(lambda: predictor.read(tasks), done)
+
+    def _company_until(self) -> float:
+        return company_until(
+            [job.waiting for job in self._queue],
+            list(self._bodies.values()),
+            largest=self._largest,
+            pace=self._pace,
+        )
 
     def _is_quick(self, predictor: Predictor, jobs: Sequence[_Job]) -> bool:
         """Whether the loop reads a batch itself: a lone step, when nobody else is there."""
@@ -286,11 +292,13 @@ class Worker:
             [job.waiting for job in self._queue], now, largest=self._largest, pace=self._pace
         )
         for place in choice.expired:
+            self._queue[place].taken = True
             self._queue[place].fail(DeadlineError("no answer within the deadline"))
         jobs = [self._queue[place] for place in choice.batch]
         gone = {*choice.batch, *choice.expired}
         self._queue = [job for place, job in enumerate(self._queue) if place not in gone]
         for job in jobs:
+            job.taken = True
             self._metrics.waited(job.task, now - job.waiting.admitted_at)
             tracing.record(job.trace, "queue", job.waiting.admitted_at, now)
         return jobs
@@ -320,9 +328,9 @@ def _trace(
 
 async def _question(predictor: Predictor, request: Request) -> Question:
     """Link a request's window; a long one's fingerprints are taken in another thread."""
-    if request.length <= LONG_CONTEXT:
-        return predictor.question(request, predictor.prints(request))
-    return predictor.question(request, await asyncio.to_thread(predictor.prints, request))
+    if request.length <= LONG_CONTEXT or not predictor.remembers(request):
+        return predictor.question(request)
+    return predictor.question(request, await asyncio.to_thread(prints_of, request.context))
 
 
 def _stopping() -> StoppingError:

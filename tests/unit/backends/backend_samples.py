@@ -10,7 +10,7 @@ import orjson
 from backends import checkpoint
 from backends.bank import Bank, build
 from backends.checkpoint import Checkpoint
-from backends.predictor import Predictor, Question
+from backends.predictor import Predictor
 from backends.protocol import DIMENSION, Floats, Prediction, Request
 
 
@@ -26,13 +26,9 @@ def untrained(seed: int = 1) -> Checkpoint:
     return checkpoint.seeded(seed)
 
 
-def asked(predictor: Predictor, request: Request) -> Question:
-    return predictor.question(request, predictor.prints(request))
-
-
 def answer(predictor: Predictor, request: Request) -> Prediction:
     """Answer one request, as the worker does, without its queue."""
-    task = predictor.prepare(asked(predictor, request))
+    task = predictor.prepare(predictor.question(request))
     outcome = predictor.read([task]).outcomes[0]
     predictor.settle(task, outcome)
     if outcome.error is not None:

@@ -2,7 +2,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from backend_samples import answer, asked, bank, context, untrained
+from backend_samples import answer, bank, context, untrained
 
 from backends.engine.torch_cpu import TorchEngine
 from backends.errors import NotFiniteError
@@ -66,7 +66,7 @@ def remembering(window: int) -> Predictor:
 def test_a_context_that_grew_by_one_vector_costs_one_step_and_gets_the_same_answer() -> None:
     known = remembering(40)
     answer(known, Request(CONTEXT[:29]))
-    task = known.prepare(asked(known, Request(CONTEXT)))
+    task = known.prepare(known.question(Request(CONTEXT)))
     assert (task.length, known.prefix_outcome(task)) == (1, "hit")
     grown, whole = answer(known, Request(CONTEXT)), answer(predictor(40), Request(CONTEXT))
     np.testing.assert_allclose(grown.vector, whole.vector, atol=2e-6)
@@ -77,13 +77,13 @@ def test_a_context_that_grew_by_one_vector_costs_one_step_and_gets_the_same_answ
 def test_a_window_that_slid_is_read_whole() -> None:
     known = remembering(10)
     answer(known, Request(CONTEXT[:29]))
-    task = known.prepare(asked(known, Request(CONTEXT)))
+    task = known.prepare(known.question(Request(CONTEXT)))
     assert (task.length, known.prefix_outcome(task)) == (10, "slid")
     assert len(known.prefixes) == 0
 
 
 def test_an_unknown_context_is_a_miss_and_without_room_nothing_is_known() -> None:
-    task = remembering(40).prepare(asked(remembering(40), Request(CONTEXT)))
+    task = remembering(40).prepare(remembering(40).question(Request(CONTEXT)))
     assert remembering(40).prefix_outcome(task) == "miss"
     bare = predictor(40)
-    assert bare.prefix_outcome(bare.prepare(asked(bare, Request(CONTEXT)))) == "off"
+    assert bare.prefix_outcome(bare.prepare(bare.question(Request(CONTEXT)))) == "off"
