@@ -45,6 +45,7 @@ OTHER: Final = "other"
 """Stands for a method or a route that is none of ours."""
 FLUSH_S: Final = 2.0
 QUIET_S: Final = 60.0
+SAME_NS: Final = 1_000_000
 SERVER_ERROR: Final = 500
 
 log = structlog.stdlib.get_logger("tracing")
@@ -58,6 +59,8 @@ class _Process:
 
     tracer: trace.Tracer | None = None
     shut_down: Callable[[], None] = field(default=lambda: None)
+    shift: int = 0
+    """Nanoseconds from the monotonic clock to Unix time."""
 
 
 _process: Final = _Process()
@@ -285,7 +288,18 @@ def record(
     tracer = _process.tracer
     if tracer is None or parent is None:
         return
-    shift = time.time_ns() - time.perf_counter_ns()
+    shift = _shift(time.time_ns() - time.perf_counter_ns())
     named = {f"turnout.{name}": value for name, value in attributes.items()}
     span = tracer.start_span(name, parent, attributes=named, start_time=int(began * 1e9) + shift)
     span.end(int(ended * 1e9) + shift)
+
+
+def _shift(now: int) -> int:
+    """Say how far apart two clocks are: as before, unless one of them was set.
+
+    They are read one after the other, so `now` differs a little each time; in a trace, what follows
+    each other must do so.
+    """
+    if abs(now - _process.shift) > SAME_NS:
+        _process.shift = now
+    return _process.shift
