@@ -270,9 +270,8 @@ class Worker:
         if _is_step(jobs):
             self._step_s = batch.engine_s + batch.search_s
         read = began + batch.engine_s, time.perf_counter()
-        loop = asyncio.get_running_loop()
-        # In the turn after the one in which the answers are written.
-        loop.call_soon(loop.call_soon, self._count, predictor, jobs, batch, (began, *read))
+        # After those who wait for the answers have written them.
+        asyncio.get_running_loop().call_soon(self._count, predictor, jobs, batch, (began, *read))
 
     def _count(
         self,

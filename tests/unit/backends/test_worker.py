@@ -252,7 +252,9 @@ async def test_what_was_read_together_is_measured_as_a_batch(room: Room) -> None
 class SteppingEngine(GatedEngine):
     """Tells which thread each run was in."""
 
-    capabilities = Capabilities("stepping", "cpu", threads=1, weights="none", ragged=True)
+    capabilities = Capabilities(
+        "stepping", "cpu", threads=1, weights="none", precision="float32", ragged=True
+    )
 
     def __init__(self) -> None:
         super().__init__()
