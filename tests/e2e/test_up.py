@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -36,26 +37,24 @@ class Up:
         return [me, *me.children(recursive=True)]
 
 
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
+OURS = range(20_000, 32_000)
+"""Below the ports that Linux gives to connections: what was free when it was asked stays so."""
 
 
-def two_ports_in_a_row() -> int:
+def free_ports(in_a_row: int) -> list[int]:
     for _ in range(50):
-        (port,) = free_ports(1)
-        with contextlib.suppress(OSError), socket.socket() as next_one:
-            next_one.bind(("127.0.0.1", port + 1))
-            return port
-    raise AssertionError("no two free ports in a row")
+        first = random.choice(OURS)  # noqa: S311 - no secret
+        ports = list(range(first, first + in_a_row))
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            for port in ports:
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            return ports
+    raise AssertionError(f"no {in_a_row} free ports in a row")
 
 
 def launch(tmp_path: Path, environment: dict[str, str] | None = None) -> Up:
-    gateway, controller = free_ports(2)
-    ports = {"port": gateway, "controller-port": controller, "backend-port": two_ports_in_a_row()}
+    gateway, controller, backend, _ = free_ports(4)
+    ports = {"port": gateway, "controller-port": controller, "backend-port": backend}
     options = [f"--{name}={port}" for name, port in ports.items()]
     state, screen = tmp_path / "state", tmp_path / "screen"
     with screen.open("wb") as out:
