@@ -61,6 +61,46 @@ def test_500_vectors_in_binary_are_answered_over_a_real_socket(client: httpx2.Cl
     assert client.get("/v2/models/lvm").json()["parameters"]["weights"] == "untrained weights"
 
 
+def spoilt(message: Message, **headers: str) -> Message:
+    return Message(message.body, {**message.headers, **headers})
+
+
+SOUND = write_request(Request(VECTORS[:30], id="x", top_k=3))
+NAN = Request(np.full((2, 768), np.nan, np.float32))
+BODIES = {
+    "binary": SOUND,
+    "vectors that are asked for again": SOUND,
+    "one more vector": write_request(Request(VECTORS[:31])),
+    "JSON": Message(b'{"inputs": []}', {"content-type": "application/json"}),
+    "no JSON": Message(b"{", {}),
+    "not finite": write_request(NAN),
+    "too many vectors": write_request(Request(np.zeros((2001, 768), np.float32))),
+    "a length beyond the body": spoilt(SOUND, **{HEADER_LENGTH: "99999999"}),
+    "a deadline that is none": spoilt(SOUND, **{"x-request-timeout-ms": "soon"}),
+    "a deadline that is over": spoilt(SOUND, **{"x-request-timeout-ms": "0.0001"}),
+    "another encoding": spoilt(SOUND, **{"content-encoding": "br"}),
+    "a tensor alone": Message(VECTORS[:3].tobytes(), {HEADER_LENGTH: "0"}),
+}
+
+
+@pytest.mark.parametrize("message", BODIES.values(), ids=BODIES)
+def test_the_short_way_and_the_long_one_give_the_same_answer(
+    client: httpx2.Client, message: Message
+) -> None:
+    version = client.get("/v2/models/lvm").json()["versions"][0]
+    short, long = (
+        client.post(path, content=message.body, headers={**message.headers, "x-request-id": "me"})
+        for path in ("/v2/models/lvm/infer", f"/v2/models/lvm/versions/{version}/infer")
+    )
+    kept = [
+        {name: value for name, value in answer.headers.items() if name != "date"}
+        for answer in (short, long)
+    ]
+    assert (short.status_code, kept[0]) == (long.status_code, kept[1])
+    if short.status_code != 504:  # it says after how many seconds
+        assert short.content == long.content
+
+
 def test_requests_that_wait_for_clients_that_left_are_dropped(
     backend: ModuleProcess, client: httpx2.Client
 ) -> None:
