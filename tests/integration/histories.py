@@ -283,7 +283,8 @@ class History(RuleBasedStateMachine):
 
     def _command(self, verb: str, **more: Any) -> Command:
         self.reasons += 1
-        return Command(verb, reason=f"reason {self.reasons}", **more)
+        facts = {"key": f"key {self.reasons}", **more}
+        return Command(verb, reason=f"reason {self.reasons}", **facts)
 
     def _expected(self, which: str) -> str | None:
         epoch, version = self.model.held.place or (1, 0)

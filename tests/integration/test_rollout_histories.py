@@ -53,7 +53,7 @@ class Histories(History):
         plan=st.sampled_from(PLANS),
         named=st.sampled_from(["current", "current", "it", "it", "first", "none"]),
         version=st.sampled_from(["", "", "", "right", "right", "old", "new", "other"]),
-        key=st.sampled_from([None, None, None, "k1", "k2"]),
+        key=st.sampled_from(["its own", "its own", None, "k1", "k2"]),
         actor=st.sampled_from(["ann", "bob"]),
         holder=st.sampled_from(HOLDERS),
         fate=st.sampled_from(["", "", "", "", "dry", "kept back"]),
@@ -68,10 +68,10 @@ class Histories(History):
             target=self._target(named) if verb != "start" else "current",
             plan=plan if verb == "start" else None,
             expected=self._expected(version),
-            key=key,
             actor=actor,
             dry=fate == "dry",
             full=full and verb == "promote",
+            **({} if key == "its own" else {"key": key}),
         )
         self._carry_out(command, holder, keep_back=fate == "kept back")
 
@@ -125,6 +125,20 @@ class Histories(History):
         if name != "Applied":
             self._unchanged(before)
 
+    @rule(seconds=st.sampled_from([0, 1, 3]), times=st.integers(1, 2))
+    def give_up(self, seconds: int, times: int) -> None:
+        """Have a client give up, and the store get the change when time has passed."""
+        life = self.model.held.life
+        if life is None or not life.live:
+            command = self._command("start", plan=PLANS[0])
+        else:
+            command = self._command("resume" if life.state in ("paused", "held") else "pause")
+        if self._carry_out(command, keep_back=True) == "OutcomeUnknown":
+            if seconds:
+                self.time_passes(seconds)
+            for _ in range(times):
+                self.deliver(len(self.waiting) - 1)
+
     # --- controllers by themselves ---------------------------------------------------------------
 
     @rule(holder=st.sampled_from(HOLDERS))
@@ -152,6 +166,21 @@ class Histories(History):
     @rule(which=st.integers(0, 1), keep_back=st.sampled_from([False, False, False, True]))
     def tick(self, which: int, keep_back: bool) -> None:
         self._tick(list(self.leases.values())[which % len(self.leases)], keep_back=keep_back)
+
+    @precondition(lambda self: self.leases)
+    @rule(which=st.integers(0, 1), meanwhile=st.sampled_from(["", "nobody leads", "another does"]))
+    def freeze_the_leader(self, which: int, meanwhile: str) -> None:
+        """Have a leader stand still in the middle of a tick, and go on when others have acted."""
+        place = which % len(self.leases)
+        lease, waiting = list(self.leases.values())[place], len(self.waiting)
+        self._tick(lease, keep_back=True)
+        if len(self.waiting) == waiting:
+            return
+        if meanwhile:
+            self.resign(place)
+        if meanwhile == "another does":
+            self.lead("c2" if lease[0] == "c1" else "c1")
+        self.deliver(waiting)
 
     def _tick(self, lease: tuple[str, int], *, keep_back: bool = False) -> None:
         before = self._bytes()
@@ -334,12 +363,13 @@ class Histories(History):
     @rule(
         which=st.integers(0, 5),
         how=st.sampled_from(["", "", "", "back", "back", "empty"]),
-        soon=st.integers(0, 4),
+        soon=st.sampled_from([0, 1, 9]),
     )
     def lose_memory(self, which: int, how: str, soon: int) -> None:
         """Have the store come up empty, or from an old dump; mostly, all is well.
 
-        `soon` is how often somebody acts on it before a gateway is heard of.
+        `soon` is how often somebody acts on it before a gateway is heard of, until it has come as
+        far as gateways were.
         """
         if not how or (how == "back" and not self.dumps):
             return
@@ -351,12 +381,17 @@ class Histories(History):
         for side, one in zip(self.sides, dump, strict=True):
             self.loop.run(side.lose(one))
         self.tried[f"memory lost, {how}"] += 1
+        furthest = max(gateway.place for gateway in self.gateways.values())
         for _ in range(soon):
-            life = self.model.held.life
+            life, place = self.model.held.life, self.model.held.place
+            if place and place >= furthest:
+                break
             if life is None or not life.live:
                 self.begin(PLANS[0])
             else:
                 self._carry_out(self._command("resume" if life.state == "paused" else "pause"))
+        for boot in BOOTS if soon else ():
+            self.beat(boot)
 
 
 @pytest.fixture(scope="module")
