@@ -125,9 +125,12 @@ class Histories(History):
         if name != "Applied":
             self._unchanged(before)
 
-    @rule(seconds=st.sampled_from([0, 1, 3]), times=st.integers(1, 2))
-    def give_up(self, seconds: int, times: int) -> None:
-        """Have a client give up, and the store get the change when time has passed."""
+    @rule(seconds=st.sampled_from([0, 0, 1, 3]), times=st.integers(1, 2), heard=st.booleans())
+    def give_up(self, seconds: int, times: int, heard: bool) -> None:
+        """Have a client give up, and the store get the change when time has passed.
+
+        `heard` is whether it hears from the gateways in between.
+        """
         life = self.model.held.life
         if life is None or not life.live:
             command = self._command("start", plan=PLANS[0])
@@ -136,6 +139,8 @@ class Histories(History):
         if self._carry_out(command, keep_back=True) == "OutcomeUnknown":
             if seconds:
                 self.time_passes(seconds)
+            for boot in BOOTS if heard else ():
+                self.beat(boot)
             for _ in range(times):
                 self.deliver(len(self.waiting) - 1)
 
@@ -363,7 +368,7 @@ class Histories(History):
     @rule(
         which=st.integers(0, 5),
         how=st.sampled_from(["", "", "", "back", "back", "empty"]),
-        soon=st.sampled_from([0, 1, 9]),
+        soon=st.sampled_from([0, 0, 1, 9]),
     )
     def lose_memory(self, which: int, how: str, soon: int) -> None:
         """Have the store come up empty, or from an old dump; mostly, all is well.
@@ -381,6 +386,8 @@ class Histories(History):
         for side, one in zip(self.sides, dump, strict=True):
             self.loop.run(side.lose(one))
         self.tried[f"memory lost, {how}"] += 1
+        if not soon:
+            self.give_up(0, 1, heard=True)
         furthest = max(gateway.place for gateway in self.gateways.values())
         for _ in range(soon):
             life, place = self.model.held.life, self.model.held.place
