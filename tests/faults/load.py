@@ -70,10 +70,7 @@ class Client:
 
     async def exchange(self, content: bytes) -> tuple[int, dict[str, str], bytes]:
         """Send one request: the answer's status, headers and body."""
-        if self._free:
-            reader, writer = self._free.pop()
-        else:
-            reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 22)
+        reader, writer = await self._connection()
         kept = False
         try:
             writer.write(content)
@@ -87,6 +84,14 @@ class Client:
             else:
                 writer.close()
         return int(head[0].split()[1]), headers, body
+
+    async def _connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        while self._free:
+            reader, writer = self._free.pop()
+            if not reader.at_eof():
+                return reader, writer
+            writer.close()  # the server closed it, because nothing was asked for long
+        return await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 22)
 
     async def get(self, path: str) -> bytes:
         return (await self.exchange(f"GET {path} HTTP/1.1\r\nhost: a\r\n\r\n".encode()))[2]
