@@ -45,6 +45,7 @@ def enough(trial: Trial, elapsed_s: float) -> Iterator[Check]:
         observed=span(elapsed_s),
         required=f"at least {least}",
         reason=told,
+        lack=max(0.0, stage.min_duration_s - elapsed_s),
     )
     # no data never passes, whatever the plan asks for
     yield _minimum("requests", trial.all.requests, max(1, stage.min_requests), "requests in scope")
@@ -61,6 +62,7 @@ def _minimum(name: str, found: int, need: int, what: str) -> Check:
         observed=f"{found}",
         required=f"at least {need}",
         reason=progress(found, need, what, enough=fine),
+        lack=max(0, need - found),
     )
 
 

@@ -12,6 +12,7 @@ Time is the store's: two controllers never disagree about how long a stage has l
 
 import secrets
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
@@ -26,8 +27,9 @@ from rollout.machine import Command, Detail, IllegalTransition, Record, begin, e
 from rollout.marks import marks_of, unknown_marks
 from rollout.minutes import Horizon
 from rollout.orders import FrozenStart, Order, Refused, Result, Status, Verb, describe
+from rollout.pace import RECENT_S, Lately, Pace, pace
 from rollout.plan import Plan
-from rollout.shown import Reader
+from rollout.shown import Reader, Shown
 from rollout.snapshot import Tier
 from rollout.store.port import (
     Applied,
@@ -37,6 +39,7 @@ from rollout.store.port import (
     Late,
     Lease,
     Moved,
+    Observations,
     Repeated,
     Store,
     Stored,
@@ -44,6 +47,7 @@ from rollout.store.port import (
 from rollout.tally import CountsError, StageTally, summarise
 from rollout.tick import Act, Facts, Move, Stay, barred, models, tick
 from rollout.tiers import CannotStart, incumbent_of, merge_tiers, table_changes
+from rollout.trace import PER_LIFE, of_visit
 from rollout.transition import (
     UNCHANGED,
     Decision,
@@ -79,6 +83,19 @@ class Look(NamedTuple):
     figures: StageTally | None
     judged: Judgement
     now: float
+
+
+class _Measured(NamedTuple):
+    """A judgement, and what it was made of."""
+
+    figures: StageTally | None
+    """None where the counts cannot be read."""
+    judgement: Judgement
+    horizon: Horizon
+    """How far the judge looked."""
+    found: Observations
+    shown: Shown | None
+    """The present stage, or the last one."""
 
 
 class Controller:
@@ -285,8 +302,9 @@ class Controller:
         """Say why a rollout is where it is, and what is missing. Raises NoRollout."""
         stored = await self._store.load()
         record = await self._found(stored, rollout)
-        figures, judged = await self._judged(record, stored.now)
         live = not record.ended
+        seen = await self._measured(record, stored.now, RECENT_S if live else 0.0)
+        figures, judged = seen.figures, seen.judgement
         journal = await self._store.journal()
         return explain(
             Situation(
@@ -301,8 +319,27 @@ class Controller:
                 move=self._move(stored, record, figures, judged) if live else None,
                 entries=tuple(entry for entry in journal.entries if entry.rollout == record.id),
                 ticker=TICKER,
+                pace=await self._pace(record, seen) if live else None,
             )
         )
+
+    async def _pace(self, record: Record, seen: "_Measured") -> Pace | None:
+        """Measure what comes in; None where the counts cannot be read."""
+        if seen.shown is None:
+            return None
+        visit, name = record.visits[-1], record.stage.name
+        lately = Lately(
+            stage=record.stage,
+            counts=seen.shown.counts,
+            recent=seen.found.recent[name],
+            unclosed=seen.found.unclosed[name],
+            horizon=seen.horizon,
+            settled_at=visit.settled_at,
+            trace=tuple(of_visit(await self._store.trace(record.id, newest=PER_LIFE), visit)),
+        )
+        with suppress(CountsError):  # of a minute that the judge has no need to know by itself
+            return pace(seen.horizon.now, record.plan, lately)
+        return None
 
     async def history(self, rollout: str) -> History:
         """Gather what a report is made of. Raises NoRollout."""
@@ -447,6 +484,11 @@ class Controller:
 
     async def _judged(self, record: Record, now: float) -> tuple[StageTally | None, Judgement]:
         """Judge the stage that `record` is in, or was left in, on all that its epoch has shown."""
+        seen = await self._measured(record, now)
+        return seen.figures, seen.judgement
+
+    async def _measured(self, record: Record, now: float, lately_s: float = 0.0) -> "_Measured":
+        """Judge, and give what it was judged by; with the minutes of the last `lately_s`."""
         plan = record.plan
         visits = [one for one in record.visits if one.evidence_epoch == record.evidence_epoch]
         by_name = {stage.name: stage for stage in plan.stages}
@@ -457,14 +499,18 @@ class Controller:
             wait_for_labels=plan.labels == "closed",
         )
         found = await self._store.observations(
-            record.id, record.evidence_epoch, [one.stage for one in visits], horizon=horizon
+            record.id,
+            record.evidence_epoch,
+            [one.stage for one in visits],
+            horizon=replace(horizon, watermark_s=max(plan.watermark_s, lately_s)),
         )
         epoch = (record.id, record.evidence_epoch)
         stages = [by_name[name] for name in dict.fromkeys(one.stage for one in visits)]
         try:
-            shown = self._reader.read(epoch, stages, found)
+            read = found.within(horizon) if lately_s > plan.watermark_s else found
+            shown = self._reader.read(epoch, stages, read)
         except CountsError as error:
-            return None, Judgement.of(unreadable(str(error)))
+            return _Measured(None, Judgement.of(unreadable(str(error))), horizon, found, None)
         judged = judge(
             plan,
             [one.seen for one in shown],
@@ -474,7 +520,7 @@ class Controller:
         )
         self._latched = {epoch: judged.guard_high}
         figures = summarise(record.stage, shown[-1].counts.total, plan.stratum_names)
-        return figures, judged
+        return _Measured(figures, judged, horizon, found, shown[-1])
 
     async def _found(self, stored: Stored, rollout: str) -> Record:
         """Give a record, of the present rollout or of a past one. Raises NoRollout."""

@@ -6,28 +6,33 @@ controller would not act on, and the report, the audit and this document agree o
 
 `because` is the answer in sentences, the most important one first. `notices` are the conditions
 that keep a rollout from going on, or its evidence from coming in, each with a name from a closed
-set. `missing` is what the stage's gate still waits for, with the time that it takes at the mean
-rate of this stage.
+set. `missing` is what the stage's gate still waits for, with the time that it takes at the rate of
+the last minutes.
 """
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from rollout.explanation import Acted, Explanation, Gateways, Missing, Notice, Traffic
+from rollout.explanation import (
+    Acted,
+    Explanation,
+    Gateways,
+    Missing,
+    Notice,
+    Traffic,
+    Waiting,
+)
 from rollout.freeze import frozen
 from rollout.machine import AuditEntry, Record, State
-from rollout.plan import Stage
-from rollout.snapshot import HITS, Heartbeat, Position
+from rollout.outlook import earliest, missing
+from rollout.pace import PATIENCE_S, Pace
+from rollout.snapshot import Heartbeat, Position
 from rollout.tally import StageTally, percent
 from rollout.tick import Act, Move
-from rollout.verdict import Judgement, Per, Verdict
-from rollout.wording import count, span
+from rollout.verdict import Judgement, Verdict
+from rollout.wording import count, span, write
 from rollout.wording import percent as written_percent
-
-PATIENCE_S: Final = 60.0
-"""How long a stage may be without traffic, or without labels, before that is worth a notice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +52,15 @@ class Situation:
     """Of this rollout, oldest first."""
     ticker: str
     """Who acts, in the audit, when nobody asked."""
+    pace: Pace | None = None
+    """Of the present stage; None where the rollout has ended, or its counts cannot be read."""
 
 
 def explain(seen: Situation) -> Explanation:
     """Say why a rollout is where it is, what is missing, and what comes next."""
     record, judgement = seen.record, seen.judgement
     traffic = _traffic(seen)
-    missing = () if record.ended else tuple(_missing(seen, traffic))
+    lacking = _missing(seen)
     notices = () if record.ended else tuple(_notices(seen, traffic))
     last = _acted(seen.entries)
     return Explanation(
@@ -71,13 +78,13 @@ def explain(seen: Situation) -> Explanation:
         visit=record.visits[-1],
         evidence_epoch=record.evidence_epoch,
         headline=_headline(seen),
-        because=tuple(_because(seen, last, missing)),
+        because=tuple(_because(seen, last, lacking)),
         notices=notices,
         verdict=_verdict(record, judgement),
         guard=judgement.guard if judgement and not record.ended else None,
         guard_high=judgement.guard_high if judgement and not record.ended else None,
-        missing=missing,
-        earliest_s=_earliest(missing),
+        missing=lacking,
+        earliest_s=earliest(lacking),
         next=_next(seen),
         leader=seen.leader,
         last=last,
@@ -85,6 +92,12 @@ def explain(seen: Situation) -> Explanation:
         traffic=traffic,
         gateways=_gateways(seen),
     )
+
+
+def _missing(seen: Situation) -> tuple[Missing, ...]:
+    if seen.record.ended or seen.judgement is None:
+        return ()
+    return tuple(missing(seen.judgement.gate, seen.pace))
 
 
 def _verdict(record: Record, judgement: Judgement | None) -> Verdict | None:
@@ -118,7 +131,7 @@ def _headline(seen: Situation) -> str:
     return f"{record.id} {told}"
 
 
-def _because(seen: Situation, last: Acted | None, missing: Sequence[Missing]) -> Iterator[str]:
+def _because(seen: Situation, last: Acted | None, lacking: Sequence[Missing]) -> Iterator[str]:
     record = seen.record
     if seen.store_lost:
         yield seen.store_lost
@@ -139,7 +152,7 @@ def _because(seen: Situation, last: Acted | None, missing: Sequence[Missing]) ->
             f"The stage was entered by {entered.actor}, {span(seen.now - entered.at)} ago: "
             f"{entered.command}, {entered.reason}{told}"
         )
-    yield from (need.told for need in missing)
+    yield from (need.told for need in lacking)
     following = _next(seen)
     if following and not (seen.judgement and following == seen.judgement.gate.reason):
         yield f"Next: {following}"
@@ -190,94 +203,37 @@ def _acted(entries: Sequence[AuditEntry]) -> Acted | None:
     )
 
 
-# --- what is missing -----------------------------------------------------------------------------
-
-
-def _missing(seen: Situation, traffic: Traffic | None) -> Iterator[Missing]:
-    stage = seen.record.stage
-    spent = seen.now - seen.record.visits[-1].entered_at
-    if spent < stage.min_duration_s:
-        left = stage.min_duration_s - spent
-        told = f"{span(left)} more until the least duration of {span(stage.min_duration_s)}"
-        yield Missing(
-            check="minimum duration", quantity="seconds", needed=left, seconds=left, told=told
-        )
-    if traffic is None or seen.figures is None:
-        return
-    rates = _rates(stage, seen.figures, traffic.requests_per_s or 0.0)
-    minima: tuple[tuple[Per, int, int], ...] = (
-        ("requests", traffic.requests, max(1, stage.min_requests)),
-        ("pairs", traffic.pairs, stage.min_pairs),
-    )
-    for quantity, have, least in minima:
-        if have < least:
-            yield _more(f"minimum {quantity}", quantity, least - have, rates)
-    for check in seen.judgement.gate.checks if seen.judgement else ():
-        proof = check.evidence
-        if check.kind != "INCONCLUSIVE" or not check.decides or proof is None:
-            continue
-        if proof.needed is not None:
-            yield _more(check.name, proof.per, proof.needed, rates)
-        else:
-            told = f"no decision of the check {check.name!r} is in sight yet"
-            yield Missing(
-                check=check.name, quantity=proof.per, needed=None, seconds=None, told=told
-            )
-
-
-def _rates(stage: Stage, figures: StageTally, per_s: float) -> dict[Per, float]:
-    """Give what comes in per second; of what was not seen yet, the share that is intended.
-
-    No truth is intended: of labels only those that came tell how many come.
-    """
-    mirrored = stage.weight if stage.mode == "shadow" else stage.shadow_sample
-    served = stage.weight if stage.mode == "ab" else 0.0
-    each = per_s / figures.requests if figures.requests else 0.0
-    candidate = figures.candidate.assigned
-    return {
-        "requests": per_s,
-        "candidate requests": each * candidate if candidate else per_s * served / 100,
-        "pairs": each * figures.pairs if figures.pairs else per_s * mirrored / 100,
-        "labelled requests": each * (figures.incumbent.labels + figures.candidate.labels),
-        "labelled candidate requests": each * figures.candidate.labels,
-        "labelled pairs": each * sum(figures.pair_hits[HITS[0]].values()),
-    }
-
-
-def _more(check: str, quantity: Per, needed: int, rates: Mapping[Per, float]) -> Missing:
-    rate = rates[quantity]
-    seconds = needed / rate if rate > 0 else None
-    took = "never at this rate" if seconds is None else f"about {span(seconds)} at this rate"
-    return Missing(
-        check=check,
-        quantity=quantity,
-        needed=needed,
-        seconds=seconds,
-        told=f"{count(needed)} more {quantity} for the check {check!r}: {took}",
-    )
-
-
-def _earliest(missing: Sequence[Missing]) -> float | None:
-    """Give the time until the last of them is there; 0 when nothing is missing."""
-    longest = max((math.inf if m.seconds is None else m.seconds for m in missing), default=0.0)
-    return longest if math.isfinite(longest) else None
-
-
 # --- what is seen --------------------------------------------------------------------------------
 
 
 def _traffic(seen: Situation) -> Traffic | None:
-    figures, visit = seen.figures, seen.record.visits[-1]
+    figures, pace = seen.figures, seen.pace
     if figures is None:
         return None
-    lasted = (visit.left_at or seen.now) - (visit.settled_at or visit.entered_at)
     return Traffic(
         requests=figures.requests,
-        requests_per_s=figures.requests / lasted if lasted > 0 else None,
+        requests_per_s=pace.per_s["requests"] if pace else None,
+        seconds=pace.seconds if pace else 0.0,
         pairs=figures.pairs,
         labels=figures.incumbent.labels + figures.candidate.labels,
         keyless=figures.keyless,
         keyless_percent=percent(figures.keyless, figures.keyless + figures.requests),
+        read=dict(pace.visible) if pace else {},
+        waiting=_waiting(pace) if pace else None,
+        quiet_s=pace.quiet_s if pace else 0.0,
+        unlabelled_s=pace.unlabelled_s if pace else 0.0,
+    )
+
+
+def _waiting(pace: Pace) -> Waiting:
+    requests, labels = pace.requests_wait, pace.labels_wait
+    return Waiting(
+        requests=requests.number,
+        requests_from=requests.first_at,
+        requests_until=requests.last_at,
+        labels=labels.number,
+        labels_from=labels.first_at,
+        labels_until=labels.last_at,
     )
 
 
@@ -338,6 +294,7 @@ def _traffic_notices(seen: Situation, traffic: Traffic) -> Iterator[Notice]:
             told="no request counts yet: not every live gateway has applied this stage",
         )
         return
+    yield from _waits(seen, traffic)
     spent = seen.now - visit.settled_at
     if spent < PATIENCE_S:
         return
@@ -351,9 +308,53 @@ def _traffic_notices(seen: Situation, traffic: Traffic) -> Iterator[Notice]:
             told=f"no label has arrived for {count(traffic.requests)} requests: Hit@k cannot be "
             "judged without feedback",
         )
+    yield from _stopped(traffic)
     if traffic.keyless and seen.record.plan.unit == "key" and traffic.keyless_percent is not None:
         yield Notice(
             name="keyless",
             told=f"{written_percent(traffic.keyless_percent)} of the requests in scope have no "
             "routing key: they stay with the incumbent, outside the statistics",
         )
+
+
+def _stopped(traffic: Traffic) -> Iterator[Notice]:
+    if traffic.quiet_s:
+        yield Notice(
+            name="traffic_stopped",
+            told=f"no request in scope has come for {span(traffic.quiet_s)}, after "
+            f"{count(traffic.requests)} in this stage: are the gateways reached?",
+        )
+    if traffic.unlabelled_s:
+        yield Notice(
+            name="labels_stopped",
+            told=f"no label has arrived for {span(traffic.unlabelled_s)}, after "
+            f"{count(traffic.labels)} in this stage: is feedback still sent?",
+        )
+
+
+def _waits(seen: Situation, traffic: Traffic) -> Iterator[Notice]:
+    """Say what is not read yet, where that is more than what is."""
+    waiting = traffic.waiting
+    if waiting is None or seen.judgement is None or seen.judgement.gate.kind == "PASS":
+        return
+    told = []
+    if 2 * waiting.requests > traffic.requests:
+        told.append(
+            f"{count(waiting.requests)} of {count(traffic.requests)} requests wait for the "
+            f"watermark of {span(seen.record.plan.watermark_s)} "
+            f"({_readable(waiting.requests_from, waiting.requests_until)})"
+        )
+    if 2 * waiting.labels > traffic.labels:
+        told.append(
+            f"{count(waiting.labels)} of {count(traffic.labels)} labels wait for their label "
+            f"window of {span(seen.record.plan.label_window_s)} to close "
+            f"({_readable(waiting.labels_from, waiting.labels_until)})"
+        )
+    if told:
+        yield Notice(name="waiting", told=f"the judge does not read all yet: {'; '.join(told)}")
+
+
+def _readable(first: float | None, last: float | None) -> str:
+    if first is None or last is None or first == last:
+        return f"until {write(last, 'when')}"
+    return f"the first until {write(first, 'when')}, all until {write(last, 'when')}"

@@ -11,7 +11,8 @@ from rollout.verdict import Per, Verdict
 
 Name = Literal[
     "store_lost", "no_leader", "no_gateway", "gateway_behind", "held_locally", "counts_dropped",
-    "warm_up", "frozen", "no_traffic", "no_labels", "keyless",
+    "warm_up", "frozen", "no_traffic", "no_labels", "keyless", "waiting", "traffic_stopped",
+    "labels_stopped",
 ]  # fmt: skip
 Quantity = Literal["seconds"] | Per
 """What something is missing of."""
@@ -24,14 +25,21 @@ class Notice(Frozen):
     told: str
 
 
+Outlook = Literal["projected", "never", "too_early", "undecided"]
+"""Whether `seconds` is known, and if not, why: nothing comes in; the stage is too young, or nothing
+of it was counted, so that nobody can say; or what came in so far points to no decision."""
+
+
 class Missing(Frozen):
-    """What the gate waits for. `seconds` None: never at this rate, or nobody can say."""
+    """What the gate waits for. `seconds` is None unless the outlook is `projected`."""
 
     check: str
     quantity: Quantity
     needed: float | None
     """How many more; None where no decision is in sight yet."""
     seconds: float | None
+    """At the rate of the last minutes, and after the first of it can be read at all."""
+    outlook: Outlook
     told: str
 
 
@@ -48,16 +56,40 @@ class Acted(Frozen):
     stage_after: str
 
 
+class Waiting(Frozen):
+    """What has come in and is not read yet. Times are in Unix seconds; None where none waits."""
+
+    requests: int
+    """Newer than the watermark."""
+    requests_from: float | None
+    requests_until: float | None
+    """When the first, and the last, of them is read."""
+    labels: int
+    """Of requests whose label window is open."""
+    labels_from: float | None
+    labels_until: float | None
+
+
 class Traffic(Frozen):
-    """What came in during the present stage. Rates are means over the time that counts."""
+    """What came in during the present stage, and how much of it the judge reads."""
 
     requests: int
     requests_per_s: float | None
+    """The mean over the last `seconds`; None where that is too short, or the rollout has ended."""
+    seconds: float
     pairs: int
     labels: int
     keyless: int
     keyless_percent: float | None
     """Of the requests in scope, those without a routing key: outside the statistics by key."""
+    read: dict[Per, int]
+    """What the judge reads of it, which lies behind the watermark and the label window; by
+    `unit: key`, the first of each key. Empty where the rollout has ended."""
+    waiting: Waiting | None
+    quiet_s: float = 0.0
+    """How long no request has come in, where so many were to be expected that it is no chance."""
+    unlabelled_s: float = 0.0
+    """How long no truth has come, likewise."""
 
 
 class Gateways(Frozen):

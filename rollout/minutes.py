@@ -63,6 +63,18 @@ class Horizon:
         oldest = math.floor((self.now - self.label_window_s) / MINUTE_S)
         return range(label_slot(oldest, self.label_window_s), self._end, width)
 
+    def reads_at(self, minute: int) -> float:
+        """Say when a minute is no more among the `recent` ones, in Unix seconds."""
+        return (minute + 1) * MINUTE_S + self.watermark_s if self.watermark_s else 0.0
+
+    def closes_at(self, minute: int) -> float:
+        """Say when the labels of a minute are no more among the `unclosed`, in Unix seconds."""
+        if not self.wait_for_labels:
+            return 0.0
+        width = slot_width(self.label_window_s)
+        slot = label_slot(minute, self.label_window_s)
+        return (slot + width) * MINUTE_S + self.label_window_s
+
     @property
     def _end(self) -> int:
         return math.floor(self.now / MINUTE_S) + 1 + SKEW_MINUTES

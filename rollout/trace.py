@@ -42,6 +42,8 @@ class Point(Frozen):
     """ln of the e-value of each required check of the gate that has one, by the check's name."""
     requests: int = 0
     pairs: int = 0
+    labels: int | None = None
+    """Truths that had come; None in a look that a former version kept."""
     pair_hits: dict[int, dict[str, int]] = Field(default_factory=dict)
     """For each k, labelled pairs by whose own first k held the truth."""
 
@@ -72,6 +74,7 @@ def point(record: Record, figures: StageTally | None, judged: Judgement, now: fl
         },
         requests=figures.requests if figures else 0,
         pairs=figures.pairs if figures else 0,
+        labels=figures.incumbent.labels + figures.candidate.labels if figures else None,
         pair_hits=figures.pair_hits if figures else {},
     )
 

@@ -80,6 +80,8 @@ class Check(Frozen):
     reason: str
     decides: bool = True
     """False: reported, and never part of the verdict's kind."""
+    lack: float = 0
+    """Of a minimum: how much more is needed, in seconds, requests or pairs."""
     evidence: Evidence | None = None
 
 

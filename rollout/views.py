@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from rollout.explanation import Explanation, Missing
+from rollout.explanation import Explanation, Missing, Outlook, Traffic
 from rollout.forecast import UNKNOWN, Forecast
 from rollout.machine import AuditEntry, State, Visit
 from rollout.orders import RolloutStatus, Summary
@@ -138,18 +138,24 @@ def _interval(check: Check) -> str:
     return f"{number(low)} to {number(high)} {check.evidence.unit}".rstrip()
 
 
+_OUTLOOKS: Final[dict[Outlook, str]] = {
+    "projected": "", "never": "never: none come", "too_early": "not known yet",
+    "undecided": "not in sight",
+}  # fmt: skip
+
+
 def _missing(missing: Iterable[Missing]) -> Table:
     table = _table("still missing", "how much", "at this rate", title="missing")
     for need in missing:
         table.add_row(
-            Text(need.check), _much(need), "never" if need.seconds is None else span(need.seconds)
+            Text(need.check), _much(need), _OUTLOOKS[need.outlook] or span(need.seconds or 0.0)
         )
     return table
 
 
 def _much(need: Missing) -> str:
     if need.needed is None:
-        return "no decision in sight"
+        return "nothing counted yet" if need.outlook == "too_early" else "no decision in sight"
     return (
         span(need.needed) if need.quantity == "seconds" else f"{count(need.needed)} {need.quantity}"
     )
@@ -158,12 +164,7 @@ def _much(need: Missing) -> str:
 def _context(seen: Explanation) -> Iterable[str]:
     yield f"version {seen.version}, evidence epoch {seen.evidence_epoch}, {when(seen.now)}"
     if seen.traffic:
-        rate = seen.traffic.requests_per_s
-        each = "" if rate is None else f", {rate:.3g} requests/s"
-        yield (
-            f"counted in this stage: {count(seen.traffic.requests)} requests, "
-            f"{count(seen.traffic.pairs)} pairs, {count(seen.traffic.labels)} labels{each}"
-        )
+        yield from _counted(seen.traffic)
     if seen.guard and seen.guard_high is not None:
         yield f"rollback guard: {seen.guard.reason}; at most {evidence(seen.guard_high)} so far"
     if seen.last_person and seen.last_person != seen.last:
@@ -174,6 +175,18 @@ def _context(seen: Explanation) -> Iterable[str]:
         yield f"last change: {who.actor}, {who.command} at {when(who.at)}: {who.reason}"
     if seen.next is not None:
         yield f"who looks: {seen.leader or 'nobody'}; {seen.gateways.alive} gateways alive"
+
+
+def _counted(traffic: Traffic) -> Iterable[str]:
+    rate = traffic.requests_per_s
+    each = "" if rate is None else f"; {rate:.3g} requests/s in the last {span(traffic.seconds)}"
+    yield (
+        f"counted in this stage: {count(traffic.requests)} requests, "
+        f"{count(traffic.pairs)} pairs, {count(traffic.labels)} labels{each}"
+    )
+    if traffic.read:
+        read = ", ".join(f"{count(number)} {per}" for per, number in traffic.read.items() if number)
+        yield f"of these the judge reads: {read or 'nothing yet'}"
 
 
 def _visits(visits: Iterable[Visit], verdicts: dict[str, Verdict]) -> Table:

@@ -15,7 +15,7 @@ and passes the same tests.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol, Self
 
 from rollout.machine import AuditEntry, Record
@@ -183,6 +183,15 @@ class Observations:
         return stage_counts(
             self.counts[name], self.recent.get(name, {}), self.unclosed.get(name, {})
         )
+
+    def within(self, horizon: Horizon) -> Self:
+        """Give what a horizon with a shorter watermark reads: fewer minutes are `recent`."""
+        kept = {str(minute) for minute in horizon.recent}
+        recent = {
+            stage: {name: by for name, by in counts.items() if name.partition("|")[0] in kept}
+            for stage, counts in self.recent.items()
+        }
+        return replace(self, recent=recent)
 
 
 @dataclass(frozen=True, slots=True)

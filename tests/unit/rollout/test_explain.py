@@ -11,9 +11,11 @@ from rollout.explanation import Explanation
 from rollout.freeze import Freeze
 from rollout.gates import Required
 from rollout.machine import AuditEntry, Detail, Event, Record, begin, step
+from rollout.minutes import Horizon
+from rollout.pace import RECENT_S, Lately, Pace, pace
 from rollout.plan import DEFAULT_PLAN, Plan
 from rollout.snapshot import DEFAULT_TIERS, Counter, Heartbeat, Position
-from rollout.tally import StageTally, tally
+from rollout.tally import StageTally, stage_counts, tally
 from rollout.tick import Facts, Stay, tick
 from rollout.verdict import Check, Evidence, Judgement, Kind, Per, Verdict, combine
 
@@ -84,7 +86,48 @@ def situation(record: Record | None = None, **changes: Any) -> Situation:
         ),
         ticker="controller",
     )
-    return replace(found, **changes)
+    found = replace(found, **changes)
+    if found.pace is None and not record.ended and found.figures is not None:
+        found = replace(found, pace=steady(found))
+    return found
+
+
+def steady(seen: Situation) -> Pace:
+    """What came in, came evenly since the stage has settled, and the judge reads all of it."""
+    record, figures_ = seen.record, seen.figures
+    assert figures_ is not None
+    counts = {
+        "assigned.incumbent": figures_.incumbent.assigned,
+        "assigned.candidate": figures_.candidate.assigned,
+        "pair.error.00": figures_.pairs,
+        "labels.incumbent": figures_.incumbent.labels,
+        "labels.candidate": figures_.candidate.labels,
+        "pair.hit1.00": sum(figures_.pair_hits[1].values()),
+    }
+    settled = record.visits[-1].settled_at
+    minutes = range(int((settled or NOW) // 60), int(NOW // 60))
+    every = {
+        f"{minute}|101-200|{name}": total * (place + 1) // len(minutes)
+        - total * place // len(minutes)
+        for place, minute in enumerate(minutes)
+        for name, total in counts.items()
+    }
+    recent = Horizon(NOW, RECENT_S, 60).recent
+    raw = {f"-|101-200|{name}": total for name, total in counts.items()}
+    return pace(
+        NOW,
+        record.plan,
+        Lately(
+            stage=record.stage,
+            counts=stage_counts(raw, {}, {}),
+            recent={
+                name: by for name, by in every.items() if int(name.partition("|")[0]) in recent
+            },
+            unclosed={},
+            horizon=Horizon(NOW, 60, 3600),
+            settled_at=settled,
+        ),
+    )
 
 
 def notices(seen: Explanation) -> set[str]:
@@ -93,12 +136,14 @@ def notices(seen: Explanation) -> set[str]:
 
 def test_what_is_missing_is_projected_with_the_present_rate() -> None:
     """720 requests and 36 pairs in an hour: 0.2 and 0.01 a second."""
-    seen = explain(situation(judgement=judged(evidence=proof(500))))
+    world = World(DEFAULT_PLAN.stages[0], incumbent=720, pairs=36)
+    seen = explain(situation(judgement=look(world.seen(), elapsed_s=3600)))
     missing = {need.check: need for need in seen.missing}
     assert missing["minimum requests"].needed == 280
     assert missing["minimum requests"].seconds == pytest.approx(1400)
     assert missing["minimum pairs"].seconds == pytest.approx(1400)
-    assert missing["paired errors"].seconds == pytest.approx(50_000)
+    assert missing["paired errors"].needed is not None
+    assert missing["paired errors"].seconds == pytest.approx(missing["paired errors"].needed / 0.01)
     assert missing["minimum duration"].needed == pytest.approx(7 * 86_400 - 3600)
     assert seen.earliest_s == missing["minimum duration"].seconds
     assert seen.traffic is not None
@@ -106,13 +151,18 @@ def test_what_is_missing_is_projected_with_the_present_rate() -> None:
 
 
 def test_without_traffic_nothing_is_in_sight_and_that_is_said() -> None:
-    seen = explain(situation(figures=figures()))
+    nothing = look(World(DEFAULT_PLAN.stages[0]).seen(), elapsed_s=3600)
+    seen = explain(situation(figures=figures(), judgement=nothing))
     assert seen.earliest_s is None
     assert "no_traffic" in notices(seen)
     assert "no_labels" not in notices(seen)
+    outlooks = {need.check: need.outlook for need in seen.missing}
+    assert outlooks["minimum requests"] == "never"
+    assert outlooks["paired errors"] == "too_early"
     undecided = explain(situation(judgement=judged(evidence=proof(None))))
     (need,) = [need for need in undecided.missing if need.check == "paired errors"]
     assert (need.needed, need.seconds, undecided.earliest_s) == (None, None, None)
+    assert need.outlook == "undecided"
 
 
 @pytest.mark.parametrize(
@@ -263,7 +313,7 @@ def test_every_required_check_that_is_undecided_says_when_it_is_decided() -> Non
     for index, changes in [*((index, {}) for index in range(4)), (2, unpaired)]:
         plan = demanding(index, min_requests=500, min_pairs=300)
         world = replace(small(plan, index, 400 if changes else 100), **changes)
-        judgement = look(world.seen(), plan=plan, marks=ALL_MARKS)
+        judgement = look(world.seen(), plan=plan, marks=ALL_MARKS, elapsed_s=3600)
         raw = {f"-|101-200|{name}": n for name, n in world.counts.items()}
         figures_ = tally(plan.stages[index], raw)
         found = explain(situation(in_stage(plan, index), judgement=judgement, figures=figures_))
