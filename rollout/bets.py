@@ -8,7 +8,6 @@ its border. Between the two lies what is not known yet.
 Which formula for what is the table of the judge's statistics: shares P1, differences P2.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final, Protocol
@@ -390,7 +389,7 @@ class Floor:
         return tuple(bin_ * _BIN for bin_ in self.bins)
 
 
-def named(bet: Bet, counts: tuple[int, ...]) -> Mapping[str, int]:
+def named(bet: Bet, counts: tuple[int, ...]) -> dict[str, int]:
     """Give the counts of a bet by name."""
     return dict(zip(bet.names, counts, strict=True))
 

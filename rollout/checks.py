@@ -25,7 +25,7 @@ from rollout.gates import Required
 from rollout.plan import Plan
 from rollout.snapshot import latency_of
 from rollout.tally import percent
-from rollout.telling import evidence, progress, share
+from rollout.telling import evidence, progress, said, share
 from rollout.trials import LN_E_RATIO, Tested, Trial, weigh
 from rollout.verdict import Check, Kind
 from rollout.wording import span
@@ -255,19 +255,19 @@ def _tested(
     if good.leading is None:
         raise ValueError(f"{title} is not measured in the stage {trials[-1].stage.name}")
     seen = evidence(good, bar, metric=name, stage=trials[-1].stage.name, stratum=stratum)
-    bet, counts = good.leading
-    if not any(seen.counts.values()):
+    bet = good.leading.bet
+    if not any(map(any, (good.leading.counts, *(other.counts for other in good.others)))):
         told = "nothing was counted yet"
     else:
         found = wording.evidence(good.ln_e)
-        told = f"{bet.said(counts)}: e-value {found} ({math.exp(bar):.4g} passes)"
+        told = f"{said(good)}: e-value {found} ({math.exp(bar):.4g} passes)"
     if kind == "FAIL":
         told += f", and the opposite is proven with {wording.evidence(bad.ln_e)}"
     elif kind == "INCONCLUSIVE" and good.ln_e >= bar:
         told += f", but this stage by itself speaks against it with {wording.evidence(bad.here)}"
     elif kind == "INCONCLUSIVE" and seen.needed:
         told += f", about {seen.needed} more {seen.per} to go"
-    goals = dict.fromkeys((bet.goal, *(other.goal for other, _ in good.others)))
+    goals = dict.fromkeys((bet.goal, *(other.bet.goal for other in good.others)))
     observed = "none yet" if seen.estimate is None else f"{seen.estimate:.4g} {bet.told}".rstrip()
     return Check(
         name=title,

@@ -174,7 +174,7 @@ class Controller:
                     f"is missing (`turnout rollout approve`); {UNCHANGED}",
                     verdict,
                 )
-            after = step(record, event, stored.now, Detail(verdict=verdict))
+            after = step(record, event, stored.now, Detail(verdict=verdict, guard=judged.guard))
             return Decision.of(record, after, verdict, verdict.reason)
 
         return await self._remembered(
@@ -195,7 +195,9 @@ class Controller:
             judged = await self._looked(record, stored.now, looks)
             verdict = judged.gate
             to = len(record.plan.stages) - 1 if full and not record.last else None
-            after = step(record, event, stored.now, Detail(verdict=verdict, to=to))
+            after = step(
+                record, event, stored.now, Detail(verdict=verdict, guard=judged.guard, to=to)
+            )
             note = f"without waiting for the gate, which said {verdict.kind}: {verdict.reason}"
             return Decision.of(record, after, verdict, note)
 

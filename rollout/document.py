@@ -9,6 +9,7 @@ from typing import Final, Literal
 
 from rollout.machine import AuditEntry, State
 from rollout.snapshot import Arm, Frozen, Role, Scope, Unit
+from rollout.stakes import StakeRow
 from rollout.tally import Quantiles, RoleTally, StageTally
 from rollout.verdict import Verdict
 
@@ -179,11 +180,15 @@ class Timeline(Frozen):
 
 
 class Guard(Frozen):
-    """What the rollback guard says at the time of the report."""
+    """What the rollback guard says; `verdict.stakes` names every entry that it weighs."""
 
     verdict: Verdict
+    judged: Literal["on ending", "at the report"]
+    """When: a rollout that ended by itself keeps what its guard said then."""
     high: float
     """ln of the highest average e-value that it ever saw."""
+    rows: tuple[StakeRow, ...] = ()
+    """What the average is the sum of: the largest parts, and all others in one."""
 
 
 class Model(Frozen):
@@ -253,7 +258,7 @@ class Report(Frozen):
     """How many sampled requests `differences` was chosen from."""
     timeline: Timeline
     guard: Guard | None
-    """None once the rollout has ended."""
+    """None where nothing could be judged."""
     audit: tuple[AuditEntry, ...]
     models: dict[Arm, Model]
     notes: tuple[Note, ...]

@@ -28,6 +28,7 @@ from rollout.machine import AuditEntry, Record, State
 from rollout.outlook import earliest, missing
 from rollout.pace import PATIENCE_S, Pace
 from rollout.snapshot import Heartbeat, Position
+from rollout.stakes import guard_of
 from rollout.tally import StageTally, percent
 from rollout.tick import Act, Move
 from rollout.verdict import Judgement, Verdict
@@ -63,6 +64,7 @@ def explain(seen: Situation) -> Explanation:
     lacking = _missing(seen)
     notices = () if record.ended else tuple(_notices(seen, traffic))
     last = _acted(seen.entries)
+    guard, high = guard_of(record, judgement) or (None, None)
     return Explanation(
         now=seen.now,
         version=str(seen.position) if seen.position else None,
@@ -81,8 +83,8 @@ def explain(seen: Situation) -> Explanation:
         because=tuple(_because(seen, last, lacking)),
         notices=notices,
         verdict=_verdict(record, judgement),
-        guard=judgement.guard if judgement and not record.ended else None,
-        guard_high=judgement.guard_high if judgement and not record.ended else None,
+        guard=guard,
+        guard_high=high,
         missing=lacking,
         earliest_s=earliest(lacking),
         next=_next(seen),
@@ -136,7 +138,7 @@ def _because(seen: Situation, last: Acted | None, lacking: Sequence[Missing]) ->
     if seen.store_lost:
         yield seen.store_lost
     if record.ended:
-        yield _ended(record, last)
+        yield _ended(record, seen.judgement, last)
         return
     if record.hold:
         yield f"The controller holds it for {span(seen.now - record.hold.at)}: {record.hold.reason}"
@@ -158,9 +160,14 @@ def _because(seen: Situation, last: Acted | None, lacking: Sequence[Missing]) ->
         yield f"Next: {following}"
 
 
-def _ended(record: Record, last: Acted | None) -> str:
-    verdict = record.verdicts.get(record.stage.name)
-    judged = f"; the gate of {record.stage.name} said {verdict.kind}" if verdict else ""
+def _ended(record: Record, judgement: Judgement | None, last: Acted | None) -> str:
+    name = record.stage.name
+    left_on = record.verdicts.get(name)
+    verdict, when = (left_on, "said") if left_on else (judgement and judgement.gate, "says now")
+    judged = ""
+    if verdict:
+        why = "" if last and verdict.reason in (last.note, last.reason) else f": {verdict.reason}"
+        judged = f"; the gate of {name} {when} {verdict.kind}{why}"
     if last is None:
         return f"It has ended ({record.state}); the audit remembers it no more{judged}"
     told = last.note or last.reason

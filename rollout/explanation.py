@@ -127,9 +127,10 @@ class Explanation(Frozen):
     """The gate's: of the present stage, or the one that the last stage was left on; where it was
     left without one, as by an abort, what its gate says now."""
     guard: Verdict | None
-    """The rollback guard's; None when the rollout has ended."""
+    """The rollback guard's: now, or when the rollout ended by itself. None where nothing could be
+    judged."""
     guard_high: float | None
-    """ln of the highest average e-value that the guard ever saw; None likewise."""
+    """ln of the highest average e-value that the guard ever saw."""
     missing: tuple[Missing, ...]
     earliest_s: float | None
     """Until all that is missing has come in, at the present rate; None: not at this rate."""

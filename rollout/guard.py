@@ -17,10 +17,13 @@ from rollout.forms import GUARD, Form, Metric
 from rollout.gates import GuardMetric
 from rollout.plan import Plan
 from rollout.telling import evidence
-from rollout.trials import Tested, Trial
-from rollout.verdict import Check, Evidence, Verdict, combine, e_value
+from rollout.trials import Side, Tested, Trial
+from rollout.verdict import GUARD as NAME
+from rollout.verdict import Check, Evidence, Stake, Verdict, combine, e_value
 
 _SHOWN: Final = 3
+_CERTAIN: Final = 1e300
+"""JSON knows no infinity."""
 _RULE: Final = (
     "the average, weighted as fixed by the plan, of the e-values of all entries of the guard; "
     "H0 says that nothing is worse than the plan allows"
@@ -82,7 +85,23 @@ def guard(plan: Plan, trials: Sequence[Trial], high: float) -> tuple[Verdict, fl
     order = sorted(range(len(shares)), key=shares.__getitem__, reverse=True)
     leading = tuple(weighed[place] for place in order[:_SHOWN] if weighed[place][1] > 0)
     shown = tuple(_entry_check(plan, trials, entry, ln_e) for entry, ln_e in leading)
-    return combine((_check(plan, stage, average, high, shown), *shown)), high
+    said = combine((_check(plan, stage, average, high, shown), *shown))
+    return said.model_copy(update={"stakes": tuple(_stake(plan, *one) for one in weighed)}), high
+
+
+def _stake(plan: Plan, entry: Entry, ln_e: float) -> Stake:
+    return Stake(
+        name=_name(plan, entry),
+        stage=entry.stage,
+        stratum=entry.stratum,
+        weight=entry.weight,
+        ln_e=max(-_CERTAIN, min(_CERTAIN, ln_e)),
+    )
+
+
+def _name(plan: Plan, entry: Entry) -> str:
+    title = GUARD[entry.metric].title.replace("@k", f"@{plan.gate_hit}")
+    return f"{title}, {entry.form.name}"
 
 
 def _ln_e(entry: Entry, trials: Sequence[Trial]) -> float:
@@ -107,7 +126,7 @@ def _check(plan: Plan, stage: str, average: float, high: float, shown: tuple[Che
     if fires and shown:
         told += f"; most of it from {shown[0].reason}"
     return Check(
-        name="rollback guard",
+        name=NAME,
         kind="FAIL" if fires else "PASS",
         observed=f"e-value {wording.evidence(average)}",
         required=f"below {math.exp(bar):.4g}",
@@ -134,11 +153,11 @@ def _entry_check(plan: Plan, trials: Sequence[Trial], entry: Entry, ln_e: float)
         if entry.stage in (None, trial.stage.name) and trial.measurable(entry.form)
     )
     bet, counts, _ = trial.weighed(entry.form, entry.stratum)
-    title = GUARD[entry.metric].title.replace("@k", f"@{plan.gate_hit}")
-    tested = Tested(ln_e, ln_e, leading=(bet, counts), size=bet.size(counts))
+    side = Side(entry.form.name, bet, counts, ln_e)
+    tested = Tested(ln_e, ln_e, leading=side, size=bet.size(counts))
     seen = evidence(tested, bar, metric=entry.metric, stage=trial.stage.name, stratum=entry.stratum)
     where = f" of {entry.stratum} vectors" if entry.stratum else ""
-    name = f"{title}, {entry.form.name}{where}"
+    name = f"{_name(plan, entry)}{where}"
     found = wording.evidence(ln_e)
     return Check(
         name=f"guard: {name}",

@@ -13,14 +13,14 @@ late approval also releases. `EVENTS_OF` and `event_of` say which event a comman
 from collections.abc import Callable, Mapping
 from typing import ClassVar, Final, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rollout.errors import RolloutError
 from rollout.marks import marks_of
 from rollout.plan import Plan, Stage
 from rollout.snapshot import Arm, Frozen, Live, Mark, MarkName, Tier
 from rollout.tiers import check_scope, incumbent_of
-from rollout.verdict import Verdict
+from rollout.verdict import GUARD, Verdict
 
 State = Literal[
     "running", "waiting", "paused", "held", "succeeded", "aborted", "rolled_back", "undone"
@@ -149,6 +149,28 @@ class Record(Frozen):
     """The latencies that are counted against: frozen when the rollout began."""
     guard_high: float = 0.0
     """ln of the highest average e-value of the guard, as far as a transition has kept it."""
+    guard: Verdict | None = None
+    """What the rollback guard said when the rollout ended; None where nobody asked, as at an
+    abort."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _parted(cls, raw: object) -> object:
+        """Read records in which a rollback kept the guard's verdict in the place of the gate's."""
+        if not isinstance(raw, dict) or "guard" in raw:
+            return raw
+        kept = {
+            stage: Verdict.model_validate(one) for stage, one in raw.get("verdicts", {}).items()
+        }
+        guards = {
+            stage: one
+            for stage, one in kept.items()
+            if one.checks[:1] and one.checks[0].name == GUARD
+        }
+        if not guards:
+            return raw
+        gates = {stage: one for stage, one in kept.items() if stage not in guards}
+        return raw | {"verdicts": gates, "guard": next(iter(guards.values()))}
 
     @property
     def stage(self) -> Stage:
@@ -195,6 +217,8 @@ class Detail(Frozen):
     actor: str = ""
     verdict: Verdict | None = None
     """What the stage that is left was left on."""
+    guard: Verdict | None = None
+    """What the rollback guard said then."""
     to: int | None = Field(default=None, ge=0)
     """`promote`: the index of the stage to enter; by default the next one."""
     cause: Cause = "evidence"
@@ -305,8 +329,13 @@ def _enter(record: Record, now: float, detail: Detail) -> dict[str, object]:
     return {"stage_index": place, "visits": (*_leave(record, now), entered), **_CLEARED}
 
 
-def _end(record: Record, now: float, _: Detail) -> dict[str, object]:
-    return {"visits": _leave(record, now), "ended_at": now, **_CLEARED}
+def _end(record: Record, now: float, detail: Detail) -> dict[str, object]:
+    return {
+        "visits": _leave(record, now),
+        "ended_at": now,
+        "guard": detail.guard,
+        **_CLEARED,
+    }
 
 
 def _approve(_: Record, now: float, detail: Detail) -> dict[str, object]:

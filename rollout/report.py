@@ -9,7 +9,7 @@ The report describes. What decided is in it as it was decided: verdicts with the
 check, from the same values that `explain` and the audit use.
 """
 
-from typing import Final
+from typing import Final, Literal
 
 from pydantic import Field
 
@@ -27,6 +27,7 @@ from rollout.machine import AuditEntry, Record
 from rollout.plan import Stage
 from rollout.snapshot import Arm, Frozen, Role, Sample
 from rollout.stagereport import Judged, Spent, stage_report, wilson
+from rollout.stakes import guard_of, rows
 from rollout.tally import percent, read
 from rollout.timeline import timeline
 from rollout.trace import Point
@@ -62,9 +63,6 @@ def build(input: ReportInput) -> Report:  # noqa: A002 - the name that its calle
     record = input.record
     stages = tuple(_stage(input, stage) for stage in record.plan.stages)
     headline, totals = _headline(input), _totals(stages)
-    guard = None
-    if input.judged and not record.ended:
-        guard = Guard(verdict=input.judged.guard, high=input.judged.guard_high)
     seen = timeline(record, input.trace)
     return Report(
         made_at=input.made_at,
@@ -75,7 +73,7 @@ def build(input: ReportInput) -> Report:  # noqa: A002 - the name that its calle
         targets=record.plan.targets,
         stages=stages,
         timeline=seen,
-        guard=guard,
+        guard=_guard(input),
         differences=_differences(input.samples),
         sampled=sum(stage.sampled for stage in stages),
         audit=input.audit,
@@ -118,6 +116,17 @@ def _stage(input: ReportInput, stage: Stage) -> StageReport:  # noqa: A002 - as 
         by_key=record.plan.unit == "key",
         strata=record.plan.stratum_names,
     )
+
+
+def _guard(input: ReportInput) -> Guard | None:  # noqa: A002 - as in build
+    found = guard_of(input.record, input.judged)
+    if found is None:
+        return None
+    verdict, high = found
+    judged: Literal["on ending", "at the report"] = (
+        "on ending" if input.record.guard else "at the report"
+    )
+    return Guard(verdict=verdict, judged=judged, high=high, rows=rows(verdict.stakes))
 
 
 def _headline(input: ReportInput) -> Headline:  # noqa: A002 - as in build

@@ -1,9 +1,12 @@
 """How the judge writes its figures into checks. Pure."""
 
+from collections.abc import Mapping
+from typing import Final
+
 from rollout.bets import named
 from rollout.sequences import needed
 from rollout.trials import Tested
-from rollout.verdict import Evidence, e_value
+from rollout.verdict import Evidence, Part, e_value
 
 
 def share(value: float | None) -> str:
@@ -22,18 +25,18 @@ def evidence(
     """Write down what was tested, `bar` being the ln of the e-value that decides."""
     if tested.leading is None:
         raise ValueError("nothing was tested")
-    bet, counts = tested.leading
-    all_counts = dict(named(bet, counts))
-    rules = [bet.rule]
-    for other, numbers in tested.others:
-        all_counts |= named(other, numbers)
-        rules.append(other.rule)
-    averaged = "the average of the e-values of: " if len(rules) > 1 else ""
+    leading, sides = tested.leading, (tested.leading, *tested.others)
+    bet, counts = leading.bet, leading.counts
+    averaged = "the average of the e-values of: " if len(sides) > 1 else ""
+    parts = tuple(
+        Part(form=one.form, counts=named(one.bet, one.counts), ln_e=one.ln_e, rule=one.bet.rule)
+        for one in sides
+    )
     return Evidence(
         metric=metric,
         stage=stage,
         stratum=stratum,
-        counts=all_counts,
+        counts=named(bet, counts),
         ln_e=tested.ln_e,
         e_value=e_value(tested.ln_e),
         threshold=e_value(bar),
@@ -41,7 +44,23 @@ def evidence(
         estimate=bet.estimate(counts),
         interval=bet.interval(counts),
         unit=bet.told,
-        rule=averaged + "; ".join(rules),
+        rule=averaged + "; ".join(part.rule for part in parts),
         needed=needed(tested.ln_e, bar, bet.growth(counts), tested.size),
         per=bet.per,
+        parts=parts if len(parts) > 1 else (),
     )
+
+
+_FORMS: Final[Mapping[str, str]] = {
+    "paired": "on pairs", "split": "on the split", "rate": "of the candidate",
+}  # fmt: skip
+
+
+def said(tested: Tested) -> str:
+    """Write the counts of a test, by form where it has several."""
+    if tested.leading is None:
+        raise ValueError("nothing was tested")
+    if not tested.others:
+        return tested.leading.bet.said(tested.leading.counts)
+    sides = (tested.leading, *tested.others)
+    return "; ".join(f"{_FORMS[one.form]} {one.bet.said(one.counts)}" for one in sides)

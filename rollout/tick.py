@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from rollout.freeze import frozen
 from rollout.machine import Detail, Event, Identities, Record
-from rollout.verdict import Judgement, Verdict
+from rollout.verdict import Judgement
 from rollout.wording import span
 
 
@@ -61,11 +61,11 @@ def tick(record: Record, judgement: Judgement, now: float, facts: Facts) -> Move
         return Stay("the store lost its memory: nothing but an abort is safe")
     return (
         _models(record, facts)
-        or _guard(record, judgement.guard)
+        or _guard(record, judgement)
         or _settle(record, facts)
         or _still(record, now)
-        or _limit(record, judgement.gate, now, facts)
-        or _gate(record, judgement.gate, now, facts)
+        or _limit(record, judgement, now, facts)
+        or _gate(record, judgement, now, facts)
     )
 
 
@@ -95,11 +95,12 @@ def _models(record: Record, facts: Facts) -> Move | None:
     return None
 
 
-def _guard(record: Record, guard: Verdict) -> Move | None:
+def _guard(record: Record, judgement: Judgement) -> Move | None:
+    guard = judgement.guard
     if guard.kind != "FAIL":
         return None
     if record.plan.on_fail == "rollback":
-        return Act("rollback", guard.reason, Detail(verdict=guard))
+        return Act("rollback", guard.reason, _left_on(judgement))
     if record.state in ("held", "paused"):
         return None
     return Act("hold", guard.reason, Detail(cause="evidence", reason=guard.reason))
@@ -136,12 +137,13 @@ def _still(record: Record, now: float) -> Move | None:
 # --- what ends a stage that decides nothing ------------------------------------------------------
 
 
-def _limit(record: Record, gate: Verdict, now: float, facts: Facts) -> Move | None:
+def _limit(record: Record, judgement: Judgement, now: float, facts: Facts) -> Move | None:
+    gate = judgement.gate
     if gate.kind == "PASS" or (reached := _reached(record, now, facts)) is None:
         return None
     reason = f"{reached}, and the gate says {gate.kind}: {gate.reason}"
     if record.plan.on_inconclusive == "rollback":
-        return Act("rollback", reason, Detail(verdict=gate))
+        return Act("rollback", reason, _left_on(judgement))
     return Act("hold", reason, Detail(cause="limit", reason=reason))
 
 
@@ -161,7 +163,8 @@ def _reached(record: Record, now: float, facts: Facts) -> str | None:
 # --- what promotes -------------------------------------------------------------------------------
 
 
-def _gate(record: Record, gate: Verdict, now: float, facts: Facts) -> Move:
+def _gate(record: Record, judgement: Judgement, now: float, facts: Facts) -> Move:
+    gate = judgement.gate
     if gate.kind == "ERROR" and record.plan.on_error == "hold":
         return Act("hold", gate.reason, Detail(cause="error", reason=gate.reason))
     if gate.kind != "PASS":
@@ -173,7 +176,11 @@ def _gate(record: Record, gate: Verdict, now: float, facts: Facts) -> Move:
         barrier = "a person decides: `advance` goes on"
     if barrier := barrier or _silence(facts):
         return Stay(f"the gate has passed, but {barrier}")
-    return Act("finish" if record.last else "advance", gate.reason, Detail(verdict=gate))
+    return Act("finish" if record.last else "advance", gate.reason, _left_on(judgement))
+
+
+def _left_on(judgement: Judgement) -> Detail:
+    return Detail(verdict=judgement.gate, guard=judgement.guard)
 
 
 def _silence(facts: Facts) -> str | None:

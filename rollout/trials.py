@@ -120,6 +120,17 @@ class Trial:
         return ln_e_ratio(counts, (1 - share, share))
 
 
+class Side(NamedTuple):
+    """One form of what was tested."""
+
+    form: str
+    bet: Bet
+    counts: tuple[int, ...]
+    """In the present stage."""
+    ln_e: float
+    """Over its stages."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tested:
     """A metric's evidence, of one direction, over the stages that it is multiplied over."""
@@ -128,9 +139,9 @@ class Tested:
     here: float
     """Of the present stage alone."""
     by_stage: dict[str, float] = field(default_factory=dict)
-    leading: tuple[Bet, tuple[int, ...]] | None = None
-    """The form with the most evidence, and its counts in the present stage."""
-    others: tuple[tuple[Bet, tuple[int, ...]], ...] = ()
+    leading: Side | None = None
+    """The form with the most evidence."""
+    others: tuple[Side, ...] = ()
     size: int = 0
     """Observations of the leading form in all its stages."""
 
@@ -149,7 +160,7 @@ def weigh(
     present = trials[-1]
     forms = [form for form in metric.forms if form.applies(present.stage)]
     over = trials if metric.over_stages else trials[-1:]
-    found: list[tuple[float, float, int, Bet, tuple[int, ...]]] = []
+    found: list[tuple[float, float, int, Side]] = []
     by_stage: dict[str, float] = {}
     for form in forms:
         total, here, size = 0.0, 0.0, 0
@@ -164,18 +175,18 @@ def weigh(
                 by_stage[f"{prefix}{trial.stage.name}"] = here
         here = here if present.measurable(form) else 0.0
         bet, counts, _ = present.weighed(form, stratum, opposite=opposite)
-        found.append((total, here, size, bet, counts))
+        found.append((total, here, size, Side(form.name, bet, counts, total)))
     if not found:
         return Tested(0.0, 0.0)
     found.sort(key=lambda one: one[0], reverse=True)
-    total, _, size, bet, counts = found[0]
+    _, _, size, leading = found[0]
     combined = min if metric.either and opposite else _average
     return Tested(
         ln_e=combined([one[0] for one in found]),
         here=combined([one[1] for one in found]),
         by_stage=by_stage,
-        leading=(bet, counts),
-        others=tuple((one[3], one[4]) for one in found[1:]),
+        leading=leading,
+        others=tuple(one[3] for one in found[1:]),
         size=size,
     )
 

@@ -22,6 +22,8 @@ Per = Literal[
     "labelled pairs",
 ]  # fmt: skip
 """What a test counts. By `unit: key` it is the first of each key."""
+GUARD: Final = "rollback guard"
+"""The name of the check that is the guard's average."""
 SEVERITY: Final[tuple[Kind, ...]] = ("ERROR", "FAIL", "INCONCLUSIVE", "PASS")
 _SAID: Final[dict[Kind, str]] = {
     "ERROR": "held, because something cannot be measured",
@@ -38,6 +40,32 @@ def _formerly(per: object) -> object:
     return "labelled candidate requests" if per == "labels" else per
 
 
+class Part(Frozen):
+    """One form of a test whose e-value is the average of several."""
+
+    form: str
+    """paired: the same request asked of both arms; split: the requests of each arm; rate: the
+    candidate's alone."""
+    counts: dict[str, int]
+    """What it is a function of in the stage, by name."""
+    ln_e: float
+    """ln of its own e-value, over the stages that it is multiplied over."""
+    rule: str
+
+
+class Stake(Frozen):
+    """One entry of the average of e-values that the rollback guard is."""
+
+    name: str
+    stage: str | None
+    """None: multiplied over all stages."""
+    stratum: str | None
+    weight: float
+    """Its part of the average: those of all entries sum to 1."""
+    ln_e: float
+    """ln of its e-value; 0 while it has not started."""
+
+
 class Evidence(Frozen):
     """The counts and the test behind a check: enough to compute the e-value again."""
 
@@ -47,7 +75,7 @@ class Evidence(Frozen):
     stratum: str | None = None
     """A context-length bucket; None is all of them."""
     counts: dict[str, int]
-    """What the test is a function of, by name."""
+    """What the test is a function of, by name; of several `parts`, the first."""
     ln_e: float
     """The natural logarithm of the e-value; over stages, the sum of `by_stage`."""
     e_value: float
@@ -68,6 +96,8 @@ class Evidence(Frozen):
     """How many more of `per` are projected to a decision; None where none is in sight."""
     per: Annotated[Per, BeforeValidator(_formerly)] = "requests"
     """What `needed` counts."""
+    parts: tuple[Part, ...] = ()
+    """Where the e-value is the average of several, each of them, the largest first; else empty."""
 
 
 class Check(Frozen):
@@ -91,6 +121,8 @@ class Verdict(Frozen):
     kind: Kind
     checks: tuple[Check, ...]
     reason: str
+    stakes: tuple[Stake, ...] = ()
+    """Of the rollback guard: all that its e-value is the weighted average of."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,9 @@ from rollout.explanation import Explanation, Missing, Outlook, Traffic
 from rollout.forecast import UNKNOWN, Forecast
 from rollout.machine import AuditEntry, State, Visit
 from rollout.orders import RolloutStatus, Summary
+from rollout.stakes import rows
 from rollout.tables import COLOURS, kind_of
-from rollout.verdict import Check, Verdict
+from rollout.verdict import Check, Evidence, Verdict
 from rollout.wording import count, evidence, number, span, when
 
 STATES: Final[dict[State, str]] = {
@@ -105,6 +106,7 @@ def explanation_view(seen: Explanation) -> RenderableType:
         parts.append(checks_view(seen.verdict, f"gate of {seen.stage}: {seen.verdict.kind}"))
     if seen.guard and seen.guard.kind != "PASS":
         parts.append(checks_view(seen.guard, f"rollback guard: {seen.guard.kind}"))
+        parts += [_stakes(seen.guard)] if seen.guard.stakes else []
     if seen.missing:
         parts.append(_missing(seen.missing))
     parts += [Text(f"  {line}", "dim") for line in _context(seen)]
@@ -126,9 +128,35 @@ def checks_view(verdict: Verdict, title: str) -> Table:
             Text(check.required),
             Text(f"{evidence(proof.ln_e)} of {number(proof.threshold)}" if proof else ""),
             Text(_interval(check)),
-            Text("\n".join(f"{name} {n}" for name, n in proof.counts.items()) if proof else ""),
+            Text(_counts(proof) if proof else ""),
         )
     return table
+
+
+def _stakes(guard: Verdict) -> Table:
+    """Show what the average is the sum of."""
+    table = _table(
+        "entry",
+        "weight",
+        "e-value",
+        "weight x e-value",
+        title="what the guard's average is made of",
+    )
+    for row in rows(guard.stakes):
+        table.add_row(
+            Text(row.name), f"{number(row.weight)} %", evidence(row.ln_e), evidence(row.ln_part)
+        )
+    return table
+
+
+def _counts(proof: Evidence) -> str:
+    """Write the counts of each form, one a line; one form alone needs no name."""
+    told = [(f"{part.form}:", part.counts) for part in proof.parts] or [("", proof.counts)]
+    return "\n".join(
+        line
+        for form, counts in told
+        for line in (*([form] if form else []), *(f"{name} {n}" for name, n in counts.items()))
+    )
 
 
 def _interval(check: Check) -> str:

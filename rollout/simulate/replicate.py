@@ -333,7 +333,8 @@ def _applied(ticked: Ticked) -> str:
 
 
 def _why(act: Act) -> str:
-    verdict = act.detail.verdict
+    guard = act.detail.guard
+    verdict = guard if guard and guard.kind == "FAIL" else act.detail.verdict
     if verdict is None:
         return act.detail.cause
     return ", ".join(check.name for check in verdict.checks if check.kind == verdict.kind)

@@ -315,6 +315,37 @@ def test_the_verdict_of_the_present_stage_is_one_value_everywhere(shown: Seen) -
     guard = shown.report.guard
     assert shown.explained.guard == (guard and guard.verdict)
     assert shown.explained.guard_high == (guard and guard.high)
+    assert guard is not None
+    assert guard.judged == ("on ending" if into_itself(shown) else "at the report")
+    average = guard.verdict.checks[0].evidence
+    assert average is not None
+    for stakes in (
+        [(one.weight, one.ln_e) for one in guard.verdict.stakes],
+        [(row.weight / 100, row.ln_e) for row in guard.rows],
+    ):
+        assert sum(weight for weight, _ in stakes) == pytest.approx(1)
+        assert math.log(sum(weight * math.exp(ln_e) for weight, ln_e in stakes)) == pytest.approx(
+            average.ln_e
+        )
+
+
+def into_itself(shown: Seen) -> bool:
+    """Whether the rollout has ended by its gate or its guard, and no person's abort."""
+    return shown.report.headline.state in {"rolled_back", "succeeded"}
+
+
+def test_a_rollback_keeps_what_the_gate_said_beside_what_the_guard_said(shown: Seen) -> None:
+    if shown.report.headline.state != "rolled_back":
+        return
+    gate, guard = shown.explained.verdict, shown.explained.guard
+    assert gate is not None
+    assert guard is not None
+    assert {"minimum requests", "errors", "latency budget"} <= {check.name for check in gate.checks}
+    assert (guard.kind, guard.checks[0].name) == ("FAIL", "rollback guard")
+    assert shown.report.stages[shown.stage].judged == "on leaving"
+    for text in (shown.explain_text, shown.watch_text):
+        rows = _titled(terminal_tables(text), "what the guard's average").rows
+        assert rows[-1]["entry"].endswith("others together")
 
 
 def test_each_check_on_a_terminal_shows_the_figures_of_the_api(shown: Seen) -> None:
@@ -345,8 +376,15 @@ def _same_checks(table: Table, verdict: Verdict) -> None:
         _same_check(row, check)
         proof = check.evidence
         if proof is not None:
-            counts = dict(part.rsplit(" ", 1) for part in row["counts"].splitlines())
-            assert {name: int(n) for name, n in counts.items()} == proof.counts
+            found: dict[str, dict[str, int]] = {} if proof.parts else {"": {}}
+            for line in row["counts"].splitlines():
+                if line.endswith(":"):
+                    found[line[:-1]] = {}
+                    continue
+                name, number = line.rsplit(" ", 1)
+                found[next(reversed(found))][name] = int(number)
+            forms = {part.form: part.counts for part in proof.parts} or {"": proof.counts}
+            assert found == forms
 
 
 def _same_check(row: dict[str, str], check: Check) -> None:
@@ -366,7 +404,8 @@ def _same_check(row: dict[str, str], check: Check) -> None:
     ends = proof.interval or (None, None)
     if proof.interval and proof.unit:
         assert high.endswith(f" {proof.unit}"), (check.name, interval)
-        assert check.observed.endswith(f" {proof.unit}"), (check.name, check.observed)
+        if not check.observed.startswith("e-value"):  # of the guard's entries
+            assert check.observed.endswith(f" {proof.unit}"), (check.name, check.observed)
         high = high.removesuffix(f" {proof.unit}")
     assert agrees(low, ends[0]), (check.name, interval, ends)
     assert agrees(high, ends[1]), (check.name, interval, ends)
@@ -385,7 +424,7 @@ def test_each_check_in_markdown_shows_the_figures_of_the_api(shown: Seen) -> Non
         rows = [
             row
             for table in tables
-            if table.about == about and "E-value" in table.columns
+            if table.about == about and "Required" in table.columns
             for row in table.rows
         ]
         by_name = {row["Check"]: row for row in rows}
@@ -398,8 +437,9 @@ def test_each_check_in_markdown_shows_the_figures_of_the_api(shown: Seen) -> Non
             proof = check.evidence
             if proof is None:
                 continue
-            for name, n in proof.counts.items():
-                assert f"{name.replace('_', ' ')} {n:,}" in row["Counts"]
+            for counts in [part.counts for part in proof.parts] or [proof.counts]:
+                for name, n in counts.items():
+                    assert f"{name.replace('_', ' ')} {n:,}" in row["Counts"]
             if check.kind != "PASS" and proof.needed is not None:
                 assert row["Still needed"] == f"{proof.needed:,} {proof.per}"
     assert compared > 5
@@ -423,7 +463,12 @@ def test_every_figure_of_the_page_is_the_one_in_the_json(shown: Seen) -> None:
             assert {f"{at}.observed", f"{at}.required", f"{at}.reason"} <= paths
             if check.evidence:
                 assert f"{at}.evidence.ln_e" in paths
-                assert {f"{at}.evidence.counts.{name}" for name in check.evidence.counts} <= paths
+                shown_at = [
+                    (f"parts.{one}.counts", part.counts)
+                    for one, part in enumerate(check.evidence.parts)
+                ] or [("counts", check.evidence.counts)]
+                for where, counts in shown_at:
+                    assert {f"{at}.evidence.{where}.{name}" for name in counts} <= paths
 
 
 # --- what is missing -----------------------------------------------------------------------------
@@ -576,7 +621,7 @@ def _estimates(
 ) -> Iterator[tuple[str, float | None, tuple[float | None, float | None] | None]]:
     """Give what a test of each name estimates, and its interval where that is shown too."""
     mean = stage.agreement["overlap10"].mean
-    yield "agreement overlap10", None if mean is None else 100 * mean, None
+    yield "agreement overlap10", mean, None
     if stage.mode == "shadow":
         hits = stage.pair_differences[5]
         yield "Hit@5", hits.points, (hits.low, hits.high)

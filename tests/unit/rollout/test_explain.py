@@ -250,6 +250,11 @@ def test_an_end_is_explained_by_the_audit_and_what_the_stage_was_left_on() -> No
         "controller did it (rollback): failed: 9 errors; the gate of shadow-5 said FAIL",
     )
     assert (seen.verdict, seen.guard, seen.next, seen.weight) == (verdict, None, None, 0)
+    # what nobody judged when it ended, as at an abort, is judged at its counts
+    late = judged("ERROR")
+    aborted = explain(situation(step(begun(), "abort", 9000.0), judgement=late, entries=()))
+    assert (aborted.verdict, aborted.guard) == (late.gate, late.guard)
+    assert "the gate of shadow-5 says now ERROR: " in aborted.because[0]
     assert (seen.missing, seen.notices) == ((), ())
     forgotten = explain(situation(record, entries=()))
     assert "the audit remembers it no more" in forgotten.because[0]

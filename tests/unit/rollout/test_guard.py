@@ -10,6 +10,7 @@ from judged import AB25, AB50, SHADOW, World, healthy, look
 
 from rollout.guard import entries
 from rollout.plan import DEFAULT_PLAN, Plan
+from rollout.stakes import rows
 
 METRICS = ("error_rate", "paired_errors", "errors", "latency_budget", "hits")
 GUARDS = st.dictionaries(st.sampled_from(METRICS), st.floats(0.01, 100), min_size=1)
@@ -143,3 +144,24 @@ def test_strata_may_be_reported_in_any_order(errors: list[tuple[int, int]]) -> N
     found = look(worlds[0].seen(*worlds[1:]))
     turned = worlds[::-1]
     assert look(turned[0].seen(*turned[1:])) == found
+
+
+@given(st.integers(0, 80), st.integers(0, 80))
+def test_the_average_can_be_checked_from_all_entries_and_from_the_rows(
+    mine: int, theirs: int
+) -> None:
+    world = replace(healthy(AB25, 4000), candidate_errors=mine, incumbent_errors=theirs)
+    found = look(healthy(SHADOW, 4000).seen(), world.seen()).guard
+    laid_out = entries(DEFAULT_PLAN)
+    assert [(one.stage, one.stratum, one.weight) for one in found.stakes] == [
+        (one.stage, one.stratum, one.weight) for one in laid_out
+    ]
+    average = found.checks[0].evidence
+    assert average is not None
+    total = sum(one.weight * math.exp(one.ln_e) for one in found.stakes)
+    assert math.log(total) == pytest.approx(average.ln_e)
+    shown = rows(found.stakes)
+    assert sum(row.entries for row in shown) == len(laid_out)
+    assert sum(row.weight for row in shown) == pytest.approx(100)
+    assert math.log(sum(math.exp(row.ln_part) for row in shown)) == pytest.approx(average.ln_e)
+    assert all(row.ln_part == pytest.approx(math.log(row.weight / 100) + row.ln_e) for row in shown)

@@ -1,5 +1,6 @@
 """The judge: four kinds of verdict, and silence is never a pass."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from judged import AB25, AB50, AB100, SHADOW, World, healthy, kinds, look
 
+from rollout.forms import relative
 from rollout.judge import Check, Seen, Verdict, combine, unreadable
 from rollout.plan import DEFAULT_PLAN, Stage
 from rollout.snapshot import latency_bin
@@ -364,3 +366,33 @@ def test_a_check_that_is_only_reported_is_no_part_of_the_kind() -> None:
     fine = Check(name="a", kind="PASS", observed="", required="", reason="fine")
     bad = Check(name="b", kind="ERROR", observed="", required="", reason="bad", decides=False)
     assert combine((fine, bad)).kind == "PASS"
+
+
+def test_each_form_of_a_check_keeps_its_own_counts_and_their_e_values_average() -> None:
+    """On pairs and on the split the same words count different requests."""
+    stage = AB25
+    world = replace(
+        healthy(stage, 2000),
+        more={"pair.over.p50.10": 25, "pair.over.p50.00": 75, "over.incumbent.p50": 700},
+    )
+    found = look(world.seen(), marks=("budget", "p50"))
+    (check,) = [one for one in found.gate.checks if one.name == "latency p50 against the incumbent"]
+    proof = check.evidence
+    assert proof is not None
+    counts = {part.form: part.counts for part in proof.parts}
+    assert counts == {
+        "paired": {"candidate_over": 0, "incumbent_over": 25, "others": 75},
+        "split": {"candidate_over": 0, "incumbent_over": 700, "others": 1300},
+    }
+    assert proof.counts == proof.parts[0].counts
+    assert "on pairs 0 candidate over, 25 incumbent over, 75 others" in check.reason
+    assert "on the split 0 candidate over, 700 incumbent over, 1300 others" in check.reason
+    metric = relative("p50")
+    for form, part in zip(metric.forms, sorted(proof.parts, key=lambda one: one.form), strict=True):
+        bet = form.bet(DEFAULT_PLAN, stage, False)
+        assert bet.ln_e(tuple(part.counts.values())) == pytest.approx(part.ln_e)
+    average = sum(math.exp(part.ln_e) for part in proof.parts) / len(proof.parts)
+    assert math.log(average) == pytest.approx(proof.ln_e)
+    alone = [one for one in found.gate.checks if one.name == "latency budget"]
+    assert alone[0].evidence is not None
+    assert alone[0].evidence.parts == ()

@@ -1,5 +1,6 @@
 """The machine: one table, and nothing but the table."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rollout.diagram import markdown, mermaid
-from rollout.judge import Verdict
+from rollout.judge import Check, Verdict, combine
 from rollout.machine import (
     EVENTS_OF,
     LIVE,
@@ -357,3 +358,18 @@ def test_every_event_is_explained_and_every_command_means_something() -> None:
     assert {event for _, event in TRANSITIONS} == set(MEANING)
     meant: set[Command] = set(EVENTS_OF)
     assert {event for name in meant for event in EVENTS_OF[name]} <= set(MEANING)
+
+
+def test_a_record_in_which_the_guard_took_the_place_of_the_gate_is_read() -> None:
+    """A former version kept one verdict of a stage that was rolled back: the guard's."""
+    fired = Check(
+        name="rollback guard", kind="FAIL", observed="e-value 101", required="below 100", reason="-"
+    )
+    record = step(begun(), "rollback", 9.0, Detail(verdict=combine((fired,))))
+    old = record.model_dump(mode="json", exclude={"guard"})
+    read = Record.model_validate_json(json.dumps(old))
+    assert read.verdicts == {}
+    assert read.guard == record.verdicts["shadow-5"]
+    left = step(begun(), "advance", 9.0, Detail(verdict=Verdict(kind="PASS", checks=(), reason="")))
+    old = left.model_dump(mode="json", exclude={"guard"})
+    assert Record.model_validate(old) == left

@@ -256,3 +256,14 @@ def test_whatever_happens_a_tick_is_legal_takes_one_step_and_never_promotes_with
             assert facts.gateways > facts.behind == 0
             assert (changes["on_pass"], changes["freeze"]) == ("advance", ())
         record = after
+
+
+@pytest.mark.parametrize("gate", ["PASS", "INCONCLUSIVE", "ERROR"])
+def test_whatever_ends_a_stage_by_itself_keeps_what_gate_and_guard_said(gate: Kind) -> None:
+    judgement = judged(gate, "FAIL")
+    move = look(begun(), judgement)
+    assert isinstance(move, Act)
+    ended = step(begun(), move.event, 200.0, move.detail)
+    assert ended.verdicts[ended.stage.name] == judgement.gate
+    assert ended.guard == judgement.guard
+    assert Record.model_validate_json(ended.model_dump_json()) == ended
