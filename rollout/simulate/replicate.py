@@ -195,6 +195,8 @@ class Run:
             if not isinstance(ticked.move, Act):
                 return None
             event = _applied(ticked)
+            if event == "hold" and ticked.move.detail.cause == "limit":
+                return event, self._undecided()
             if event in _ENDS or event == "advance":
                 return event, _why(ticked.move)
             if event == "ask":

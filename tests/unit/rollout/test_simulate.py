@@ -76,6 +76,12 @@ def test_a_candidate_that_fails_far_too_often_is_rolled_back_by_the_real_control
     assert [one.party for one in others] == list(RIVALS)
 
 
+def test_a_stage_whose_deadline_comes_undecided_says_what_was_not_decided() -> None:
+    ours = replicate(made("aa", Levels(rps=0.2)), Site(1, 0), LOOKS)[0]
+    assert (ours.end, ours.stage) == ("held", 0)
+    assert "paired errors" in ours.why.split(", ")
+
+
 def test_a_plan_that_compares_latencies_begins_after_traffic_of_the_incumbent() -> None:
     plan = short_plan(latency_margins={"p95": 50})
     stages = [one.model_copy(update={"require": ("latency_relative",)}) for one in plan.stages[:2]]
