@@ -45,6 +45,7 @@ from router.predictions import Predictions, check_name
 from router.snapshots import Snapshots
 from router.upstream import Upstream
 
+ACCEPTED: Final = 202
 FEEDBACK_BODY: Final = 64 * KIB
 """Bytes; the longest feedback, a target of 768 written-out numbers, takes a third of it."""
 REFUSED: Final = (RouterError, ProtocolError, HTTPException, ClientDisconnect)
@@ -157,14 +158,16 @@ class App:
             "/v1/predict",
             self._predictions.predict,
             methods=["POST"],
-            openapi_extra=openapi.PREDICT,
+            openapi_extra=openapi.operation("/v1/predict", openapi.PREDICT),
         )
         infer, versioned = (
             RawRoute(
                 f"{path}/infer",
                 self._predictions.infer,
                 methods=["POST"],
-                openapi_extra={**openapi.INFER, **openapi.path_parameters(path)},
+                openapi_extra=openapi.operation(
+                    f"{path}/infer", {**openapi.INFER, **openapi.path_parameters(path)}
+                ),
             )
             for path in MODEL_PATHS
         )
@@ -195,6 +198,7 @@ class App:
                 path,
                 endpoint,
                 methods=[method],
+                status_code=ACCEPTED if extra is openapi.FEEDBACK else None,
                 response_model=None,
                 openapi_extra=openapi.operation(path, extra),
             )
@@ -214,7 +218,7 @@ class App:
             content.check_encoding(encoding)
         body = b"".join(await read_body(request, FEEDBACK_BODY))
         await self._feedback.accept(content.inflate(body, encoding, FEEDBACK_BODY))
-        return _json({"queued": True}, 202)
+        return _json({"queued": True}, ACCEPTED)
 
     # --- what it is -----------------------------------------------------------------------------
 

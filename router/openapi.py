@@ -1,10 +1,22 @@
-"""What `/docs` says about the gateway: examples that work when they are sent as they stand."""
+"""What `/docs` says about the gateway.
+
+The examples of predictions work as they stand. That of feedback cannot: it names an earlier answer
+and an id of the bank, and its description says so.
+"""
 
 import math
 from typing import Any, Final
 
-from backends.protocol import DIMENSION, KEPT_NEIGHBORS, MAX_TOP_K, MODEL
+from backends.protocol import (
+    DIMENSION,
+    HEADER_LENGTH,
+    KEPT_NEIGHBORS,
+    MAX_TOP_K,
+    MODEL,
+    TIMEOUT_HEADER,
+)
 from router.access import ARM_HEADER
+from router.length import LENGTH_HEADER
 
 DESCRIPTION: Final = """\
 One endpoint in front, several models behind. You send a **context** of vectors and get the
@@ -20,6 +32,7 @@ by the context's length and by the rollout that may be under way.
   `x-turnout-stage` and `x-turnout-version` name the rollout's stage and the configuration;
   `x-turnout-checkpoint` and `x-turnout-bank` are the sha256 of the model and of the bank.
 * `x-request-timeout-ms` on a request is its deadline.
+* `x-context-length` on a request says how many vectors follow: one that has more or fewer is 400.
 * `x-turnout-arm` on a request names the arm that must answer, for those who have the right.
 * Where keys are on, a request shows its own as `Authorization: Bearer KEY`: 401 without, 403 when
   it lacks the right.
@@ -83,6 +96,7 @@ _PREDICT_ERRORS: Final = _errors(
     s401="No API key, or one that is not known.",
     s403='The API key lacks the right "predict", or "override" for x-turnout-arm.',
     s404="There is no such model or version.",
+    s408="The head or the body was not whole in time.",
     s409="x-turnout-arm names the candidate, which an operator keeps all traffic off.",
     s413="The body or the context is too long.",
     s415="The body is compressed in a way that is not read here.",
@@ -91,13 +105,33 @@ _PREDICT_ERRORS: Final = _errors(
     s504="The backend did not answer before the deadline.",
 )
 
-ARM: Final[dict[str, Any]] = {
-    "name": ARM_HEADER,
-    "in": "header",
-    "required": False,
-    "schema": {"type": "string"},
-    "description": 'The arm that must answer; needs the right "override".',
-}
+
+def _header(name: str, kind: str, description: str, **bounds: int) -> dict[str, Any]:
+    return {
+        "name": name,
+        "in": "header",
+        "required": False,
+        "schema": {"type": kind, **bounds},
+        "description": description,
+    }
+
+
+ON_PREDICTIONS: Final = (
+    _header(
+        TIMEOUT_HEADER,
+        "number",
+        "Milliseconds until nobody waits for the answer any more; 504 then.",
+        exclusiveMinimum=0,
+    ),
+    _header(LENGTH_HEADER, "integer", "Vectors in the context, to have it checked.", minimum=1),
+    _header(ARM_HEADER, "string", 'The arm that must answer; needs the right "override".'),
+)
+ON_INFER: Final = _header(
+    HEADER_LENGTH,
+    "integer",
+    "Bytes of JSON in front of the tensors, in the binary form.",
+    minimum=1,
+)
 
 _PATH_PARAMETERS: Final = {
     "name": f'The model: "{MODEL}".',
@@ -107,10 +141,15 @@ _PATH_PARAMETERS: Final = {
 
 def operation(path: str, extra: dict[str, Any]) -> dict[str, Any]:
     """Add to an operation's description what all have in common."""
-    overridable = path == "/v1/predict" or path.endswith("/infer")
+    infers = path.endswith("/infer")
+    predicts = infers or path == "/v1/predict"
     return {
         **extra,
-        "parameters": [*extra.get("parameters", ()), *([ARM] if overridable else ())],
+        "parameters": [
+            *extra.get("parameters", ()),
+            *(ON_PREDICTIONS if predicts else ()),
+            *((ON_INFER,) if infers else ()),
+        ],
         "responses": {**_COMMON_ERRORS, **extra.get("responses", {})},
     }
 
@@ -192,6 +231,17 @@ PREDICT: Final[dict[str, Any]] = {
     },
 }
 
+_BINARY: Final = {
+    "application/octet-stream": {
+        "schema": {
+            "type": "string",
+            "format": "binary",
+            "description": "The binary tensor extension: JSON, of the length that "
+            f"{HEADER_LENGTH} says, and then the tensors' bytes, little-endian.",
+        }
+    }
+}
+
 INFER: Final[dict[str, Any]] = {
     "requestBody": {
         "required": True,
@@ -208,13 +258,14 @@ INFER: Final[dict[str, Any]] = {
                 ],
                 "parameters": {"top_k": 3},
             },
-        ),
+        )
+        | _BINARY,
     },
     "responses": {
         "200": {
             "description": "PREDICTION FP32 [1,768], NEIGHBOR_IDS INT64 [1,k], NEIGHBOR_SCORES "
-            "FP32 [1,k].",
-            "content": _json({"type": "object"}),
+            "FP32 [1,k]; in the form that was asked for.",
+            "content": _json({"type": "object"}) | _BINARY,
         },
         **_PREDICT_ERRORS,
     },
@@ -223,6 +274,8 @@ INFER: Final[dict[str, Any]] = {
 FEEDBACK: Final[dict[str, Any]] = {
     "requestBody": {
         "required": True,
+        "description": "Put the x-request-id of an answer of yours and an id of your bank in the "
+        "example's place: as it stands it is about a request that nobody made.",
         "content": _json(
             _object(
                 ["id"],

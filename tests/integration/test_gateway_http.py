@@ -541,3 +541,26 @@ async def test_requests_are_measured_by_who_answered_and_why(rig: Rig) -> None:
     await rig.predict(300)
     after = [await figures(arm) for arm in ARMS]
     assert after == [[one + 1 for one in arm] for arm in before]
+
+
+async def test_the_contract_lists_every_header_and_form_of_a_prediction_and_what_feedback_gives(
+    rig: Rig,
+) -> None:
+    paths = (await rig.client.get("/openapi.json")).json()["paths"]
+    common = {"x-request-timeout-ms", "x-context-length", "x-turnout-arm"}
+    for path, own in (
+        ("/v1/predict", set()),
+        ("/v2/models/{name}/infer", {"name", "inference-header-content-length"}),
+    ):
+        operation = paths[path]["post"]
+        assert {one["name"] for one in operation["parameters"]} == common | own
+        assert "408" in operation["responses"]
+    infer = paths["/v2/models/{name}/infer"]["post"]
+    forms = {"application/json", "application/octet-stream"}
+    assert set(infer["requestBody"]["content"]) == forms
+    assert set(infer["responses"]["200"]["content"]) == forms
+    given = set(paths["/v1/feedback"]["post"]["responses"])
+    assert "202" in given
+    assert "200" not in given
+    wrong = await rig.predict(headers={"x-context-length": "19"})
+    assert wrong.status_code == 400

@@ -22,5 +22,6 @@ def test_the_example_of_infer_is_a_request_as_it_stands() -> None:
     assert read_infer(example(INFER), None, max_length=100).length == 1
 
 
-def test_the_example_of_feedback_is_a_request_as_it_stands() -> None:
+def test_the_example_of_feedback_has_its_form_and_says_what_to_put_in() -> None:
     assert read_feedback(example(FEEDBACK))[1] == 17
+    assert "x-request-id of an answer of yours" in FEEDBACK["requestBody"]["description"]
