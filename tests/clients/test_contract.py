@@ -68,6 +68,7 @@ def test_whatever_is_sent_the_gateway_keeps_to_its_document_and_never_fails(
     gateway: Server, right: str | None
 ) -> None:
     shown = ["-H", f"Authorization: Bearer {SECRETS[right]}"] if right else []
+    shown += ["-H", "x-request-timeout-ms: 30000"]  # a drawn one is too short, and 504 rightly
     done = subprocess.run(
         [
             *(str(Path(sys.executable).with_name("st")), "run"),
