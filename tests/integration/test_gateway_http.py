@@ -22,6 +22,7 @@ from backends.protocol import (
     write_request,
 )
 from backends.protocol import Request as Question
+from router.assignment import Reason
 from router.ids import admitted_at
 
 ARMS = ("phase1", "phase2")
@@ -564,3 +565,17 @@ async def test_the_contract_lists_every_header_and_form_of_a_prediction_and_what
     assert "200" not in given
     wrong = await rig.predict(headers={"x-context-length": "19"})
     assert wrong.status_code == 400
+
+
+async def test_the_docs_name_every_metric_and_every_reason(rig: Rig) -> None:
+    docs = Path(__file__).parents[2].joinpath("docs/gateway.md").read_text()
+    shown = (await rig.client.get("/metrics")).text
+    families = set(re.findall(r"^# TYPE (\S+) (?!unknown)", shown, re.MULTILINE))
+    ours = {
+        name
+        for name in families
+        if not name.startswith(("python_", "process_")) and not name.endswith("_created")
+    }
+    assert len(ours) > 20
+    assert {name for name in ours if f"`{name}`" not in docs} == set()
+    assert {reason for reason in Reason if f"`{reason}`" not in docs} == set()
