@@ -505,7 +505,9 @@ def _check_raw(bytes_: int, shape: Shape, where: str, max_length: int) -> None:
 
 def _tensor(raw: memoryview, where: str) -> Floats:
     tensor = np.frombuffer(raw, dtype="<f4").reshape(-1, DIMENSION)
-    return check_finite(np.require(tensor, requirements="A"), where)  # a header has any length
+    if not tensor.flags.aligned:  # a header has any length
+        tensor = tensor.copy()
+    return check_finite(tensor, where)
 
 
 def _shape(value: object) -> Shape:
