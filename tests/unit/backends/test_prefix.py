@@ -48,7 +48,7 @@ def test_the_longest_known_prefix_leaves_a_vector_to_read() -> None:
 
 
 def test_a_prefix_that_ends_as_a_known_one_does_is_looked_at_and_not_taken() -> None:
-    vectors, other = prints(6, 1), prints(6, 2)
+    vectors, other = prints(6, 1), prints(6, 2).copy()
     other[3] = vectors[3]
     states = PrefixStates(10 * COST)
     states.keep(links_of(vectors, [4])[0], STATE)
