@@ -52,7 +52,10 @@ def read_answer(body: bytes, header_length: str | None) -> Prediction:
     head = _known_head(text) if len(text) <= SHORT_HEAD else _read_head(text)
     if head.plain is not None and len(body) - split >= head.plain.end:
         tail = memoryview(body)[split:]
-        vector, ids, scores = (np.frombuffer(tail, *tensor) for tensor in head.plain.tensors)
+        first, second, third = head.plain.tensors
+        vector, ids, scores = (
+            np.frombuffer(tail, *first), np.frombuffer(tail, *second), np.frombuffer(tail, *third),
+        )  # fmt: skip
     else:
         vector, ids, scores = _read_any(head.outputs, memoryview(body)[split:])
     if vector.shape != (DIMENSION,) or not _finite(vector):

@@ -27,7 +27,7 @@ from typing import Final, NamedTuple
 
 from backends.protocol import Prediction
 from backends.sparing import Sparing
-from rollout.snapshot import Position, Snapshot
+from rollout.snapshot import Cell, Position, Snapshot
 from router.access import ARM_HEADER
 from router.assignment import Decision, Reason, Refusal, TooLong, decide
 from router.body import Question
@@ -39,7 +39,7 @@ from router.errors import (
 )
 from router.metrics import Metrics, status_class
 from router.observe import Observer
-from router.record import Admission, Attempt, Passing, Record, cell_of, failure_of, pending_of
+from router.record import Admission, Attempt, Passing, Record, failure_of, pending_of
 from router.shadow import Copy, Mirror, Settled
 from router.snapshots import Snapshots
 from router.upstream import Patience, Upstream
@@ -235,26 +235,26 @@ class Gateway:
         self, question: Question, outcome: Outcome, *, seconds: float, copied: bool
     ) -> None:
         admission, decision = outcome.admission, outcome.decision
-        arm = outcome.arm
-        failure = failure_of(outcome.assigned, outcome.answered)
+        arm, answered = outcome.arm, outcome.answered
+        failure = failure_of(outcome.assigned, answered)
         if failure is not None or self._tells_all:
             self._tell(outcome, failure, seconds)
         self._metrics.requests_of(arm, decision.reason, status_class(outcome.status)).inc()
         self._metrics.request_seconds.labels(arm).observe(seconds)
-        self._observe(
+        cell = self._observe(
             question,
             admission,
             decision,
             seconds=seconds,
             failure=failure,
-            fell_back=outcome.answered.arm != decision.arm and outcome.arm != NOBODY,
+            fell_back=answered.arm != decision.arm and arm != NOBODY,
             mirrored=decision.mirror is not None,
         )
-        if not copied and outcome.arm != NOBODY:
-            self._pend(question, outcome)
-        if decision.tier is not None and outcome.arm != NOBODY:
+        if not copied and arm != NOBODY:
+            self._pend(question, outcome, cell if decision.counted else None)
+        if decision.tier is not None and arm != NOBODY:
             keyed = question.terms.key is not None
-            self._observer.passing(Passing(admission, decision.tier, outcome.arm, keyed, seconds))
+            self._observer.passing(Passing(admission, decision.tier, arm, keyed, seconds))
 
     def _tell(self, outcome: Outcome, failure: FailureKind | None, seconds: float) -> None:
         """Write what became of a request into the log, for whoever comes with its name."""
@@ -297,15 +297,17 @@ class Gateway:
         failure: FailureKind | None,
         fell_back: bool,
         mirrored: bool,
-    ) -> None:
-        if decision.live is None or decision.role is None:
-            return
-        self._observer.record(
+    ) -> Cell | None:
+        """Report a request in scope of a rollout; say where it counts."""
+        role = decision.role
+        if decision.live is None or role is None:
+            return None
+        return self._observer.record(
             Record(
                 admission,
                 question.length,
                 decision.live,
-                decision.role,
+                role,
                 counted=decision.counted,
                 keyless=decision.reason is Reason.KEYLESS,
                 overridden=decision.reason is Reason.OVERRIDE,
@@ -317,15 +319,13 @@ class Gateway:
             )
         )
 
-    def _pend(self, question: Question, outcome: Outcome) -> None:
-        admission, live = outcome.admission, outcome.decision.live
-        counted = live is not None and outcome.decision.counted
+    def _pend(self, question: Question, outcome: Outcome, cell: Cell | None) -> None:
         self._observer.pend(
             pending_of(
-                admission,
+                outcome.admission,
                 answered=outcome.answered,
-                cell=cell_of(live, admission, question.length) if live and counted else None,
-                live=live,
+                cell=cell,
+                live=outcome.decision.live,
                 assigned=outcome.decision.role,
                 key=question.terms.key,
                 label_window_s=self._label_window_s,

@@ -74,13 +74,14 @@ class Observer:
 
     # --- what is seen ---------------------------------------------------------------------------
 
-    def record(self, record: Record) -> None:
-        """Take in one request in scope of a rollout, answered or failed."""
+    def record(self, record: Record) -> Cell:
+        """Take in one request in scope of a rollout, answered or failed; say where it counts."""
         cell = cell_of(record.live, record.admission, record.length)
         counts = counts_of(record)
         self._count(cell, counts)
         if record.counted:
             self._observe("request", record, cell, counts)
+        return cell
 
     def passing(self, passing: Passing) -> None:
         """Take in one answered request that the tier table alone decided about."""

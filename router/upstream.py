@@ -26,7 +26,7 @@ import orjson
 from backends import answer, protocol
 from backends.idruns import IdRuns
 from backends.protocol import TIMEOUT_HEADER, Floats, Prediction, ProtocolError
-from router.body import Piece, Question
+from router.body import Body, Piece, Question
 from router.deadlines import Deadlines, Limit
 from router.errors import (
     LateBodyError,
@@ -54,13 +54,6 @@ _HEADERS: Final = (
 ).encode()
 _SHADOW: Final = f"{protocol.SHADOW_HEADER}: 1\r\n".encode()
 _TIMEOUT: Final = f"{TIMEOUT_HEADER}: %d\r\n".encode()
-
-
-class Answer(NamedTuple):
-    """A backend's prediction, and how long the arm took over it, in seconds."""
-
-    prediction: Prediction
-    seconds: float
 
 
 class Patience(NamedTuple):
@@ -139,56 +132,43 @@ class Upstream:
         request_id: str,
         must_answer: bool = True,
     ) -> Attempt:
-        """Let `arm` try a request: `infer`, with its errors as values, but for LateBodyError."""
+        """Let `arm` try a request, again where that is safe and may help; give what came of it.
+
+        Without `must_answer`, when somebody else can answer in its place, an arm whose replicas are
+        all ejected fails at once. Raises LateBodyError when the time is up before the client has
+        sent all floats.
+        """
         started = self._clock()
+        body = question.body
         try:
-            answer = await self.infer(
-                arm, question, patience=patience, request_id=request_id, must_answer=must_answer
-            )
+            fleet = self._arm(arm)
+            limit = self._deadlines.limit(patience.left(started, whole=body.whole))
+            if not body.whole:
+                await self._admit(fleet, body, limit, patience)
+            fleet.budget.active += 1
+            try:
+                call = _Call(question, request_id, limit)
+                prediction = await self._infer(fleet, call, must_answer=must_answer)
+            finally:
+                fleet.budget.active -= 1
+                fleet.release(body)
         except (UpstreamError, RefusedError) as error:
-            attempt = Attempt(arm, self._clock() - started, error=error)
+            attempt = Attempt(arm, self._clock() - started, None, error)
         else:
-            attempt = Attempt(arm, answer.seconds, prediction=answer.prediction)
+            attempt = Attempt(arm, self._clock() - started, prediction)
         if self._metrics is not None:
             seconds = self._metrics.upstream_seconds.labels(arm, attempt.outcome)
             seconds.observe(attempt.seconds)
         return attempt
 
-    async def infer(
-        self,
-        arm: str,
-        question: Question,
-        *,
-        patience: Patience,
-        request_id: str,
-        must_answer: bool = True,
-    ) -> Answer:
-        """Ask `arm` for a prediction, again where that is safe and may help.
-
-        Without `must_answer`, when somebody else can answer in its place, an arm whose replicas are
-        all ejected fails at once. Raises UpstreamError, of its kind, when the arm fails;
-        RefusedError when it refuses; LateBodyError when the time is up before the client has sent
-        all floats.
-        """
-        started = self._clock()
-        fleet = self._arm(arm)
-        body = question.body
-        limit = self._deadlines.limit(patience.left(started, whole=body.whole))
-        if not body.whole:
-            body.when_whole(lambda: limit.reset(patience.left(self._clock(), whole=True)))
-            try:
-                with limit:
-                    await fleet.admit(body)
-            except TimeoutError:
-                raise _late_body() from None
-        fleet.budget.active += 1
+    async def _admit(self, fleet: Arm, body: Body, limit: Limit, patience: Patience) -> None:
+        """Wait until a body that is still arriving may be sent. Raises LateBodyError."""
+        body.when_whole(lambda: limit.reset(patience.left(self._clock(), whole=True)))
         try:
-            call = _Call(question, request_id, limit)
-            prediction = await self._infer(fleet, call, must_answer=must_answer)
-        finally:
-            fleet.budget.active -= 1
-            fleet.release(body)
-        return Answer(prediction, self._clock() - started)
+            with limit:
+                await fleet.admit(body)
+        except TimeoutError:
+            raise _late_body() from None
 
     async def _infer(self, arm: Arm, call: "_Call", *, must_answer: bool) -> Prediction:
         """Try until there is an answer, or trying again is not worth it."""
