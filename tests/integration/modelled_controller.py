@@ -159,7 +159,7 @@ class Model(ModelledStore):
             before = frozenset(t.arm for t in self.furthest.applied.tiers if t.active)
         if plan.candidate in before:
             raise No("CannotStart")
-        self._thawed(plan)
+        self._thawed(plan, "FrozenStart")
         id_, salt = self.begun()
         new = Life(
             id_, salt, plan, before, self.now, (Stay(plan.stages[0].name, self.now),),
@@ -204,9 +204,9 @@ class Model(ModelledStore):
         deadline = self.now + BUDGET_S
         return Draft(self.held.place, deadline, place, key, asked, entry, answer, life, active)
 
-    def _thawed(self, plan: Plan) -> None:
+    def _thawed(self, plan: Plan, refusal: str = "FrozenNow") -> None:
         if self.frozen(plan):
-            raise No("FrozenNow")
+            raise No(refusal)
 
     def frozen(self, plan: Plan) -> bool:
         """Say whether one of the plan's windows holds: here they are all daily, of whole hours."""
