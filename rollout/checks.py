@@ -7,7 +7,8 @@ when the opposite is proven at alpha_rollback.
 """
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Final
 
 from rollout import wording
 from rollout.bets import Floor
@@ -29,6 +30,15 @@ from rollout.telling import evidence, progress, said, share
 from rollout.trials import LN_E_RATIO, Tested, Trial, weigh
 from rollout.verdict import Check, Kind
 from rollout.wording import span
+
+DROPPED: Final[Mapping[str, str]] = {
+    "full": "mirror queue full",
+    "bytes": "mirror queue full in bytes",
+    "timeout": "timed out",
+    "error": "failed",
+    "refused": "refused by both arms",
+}
+"""Why a mirror that was intended was not compared, in words."""
 
 # --- whether there is enough, and whether it can be measured -------------------------------------
 
@@ -125,7 +135,9 @@ def coverage(trial: Trial, plan: Plan) -> Iterator[tuple[Required, Check]]:
         seen, intended = trial.requests.pairs, trial.requests.mirrors
         found = percent(seen, intended)
         kind = _covered(found, plan.min_mirror_coverage)
-        why = ", ".join(f"{count} {name}" for name, count in trial.requests.dropped().items())
+        why = ", ".join(
+            f"{count} {DROPPED.get(name, name)}" for name, count in trial.requests.dropped().items()
+        )
         yield (
             "mirror_coverage",
             Check(

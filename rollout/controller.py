@@ -379,12 +379,27 @@ class Controller:
             seen = models(beat.identities for beat in stored.alive(ALIVE_S))
             known = {arm: seen[arm] for arm in record.identities if arm in seen}
             after = step(record, event, stored.now, Detail(actor=order.actor, identities=known))
-            decision = Decision.of(record, after)
+            early = await self._early(record, stored.now) if event == "approve" else ""
+            decision = Decision.of(record, after, also=early)
             if stored.lost and stored.furthest and (applied := stored.furthest.applied):
                 return replace(decision, tiers=applied.tiers)  # what serves now
             return decision
 
         return await self._carry_out(command, rollout, order, decide, attempts)
+
+    async def _early(self, record: Record, now: float) -> str:
+        """Say what an approval does that nobody waits for."""
+        if not record.stage.approval:
+            return f"the stage {record.stage.name} asks for no approval: this one changes nothing"
+        if record.state == "waiting":
+            return ""
+        _, judged = await self._judged(record, now)
+        if judged.gate.kind == "PASS":
+            return ""
+        return (
+            f"its gate has not passed yet ({judged.gate.kind}): the approval counts from now on, "
+            "and the gate must still pass"
+        )
 
     async def _begun(self, plan: Plan, stored: Stored, before: Record | None = None) -> Decision:
         """Decide about a new rollout. Raises IllegalTransition, CannotStart, FrozenNow."""

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from rollout.advice import advice
 from rollout.explanation import (
     Acted,
     Explanation,
@@ -146,10 +147,11 @@ def _because(seen: Situation, last: Acted | None, lacking: Sequence[Missing]) ->
         yield f"{last.actor} paused it: {last.reason}"
     if seen.judgement:
         yield f"The gate says {seen.judgement.gate.kind}: {seen.judgement.gate.reason}"
+        yield from advice(seen.judgement.gate)
         if seen.judgement.guard.kind == "FAIL":
             yield f"The rollback guard says FAIL: {seen.judgement.guard.reason}"
     if entered := _entry_into(seen):
-        told = f" ({entered.note})" if entered.note else ""
+        told = f" ({entered.note})" if entered.note not in entered.reason else ""
         yield (
             f"The stage was entered by {entered.actor}, {span(seen.now - entered.at)} ago: "
             f"{entered.command}, {entered.reason}{told}"

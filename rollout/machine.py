@@ -295,7 +295,7 @@ def legal(record: Record) -> tuple[Event, ...]:
 
 
 def _told(record: Record) -> str:
-    able = ", ".join(commands(record)) or "nothing"
+    able = ", ".join((*commands(record), *(("retry",) if retriable(record) else ()))) or "nothing"
     if record.ended:
         return f"{record.id} has ended ({record.state}); possible is {able}"
     where = f"{record.state} in its stage {record.stage.name!r}"
@@ -422,9 +422,20 @@ def event_of(command: Command, record: Record) -> Event:
 
 
 def commands(record: Record) -> tuple[Command, ...]:
-    """List the commands that `record` allows."""
-    able = legal(record)
-    return tuple(name for name, events in EVENTS_OF.items() if not set(able).isdisjoint(events))
+    """List the commands that lead on from `record`.
+
+    An approval where the stage asks for none is legal and leads nowhere: it is not among them.
+    """
+    able = set(legal(record))
+    if not record.stage.approval and record.state == "running":
+        able.discard("approve")
+    return tuple(name for name, events in EVENTS_OF.items() if not able.isdisjoint(events))
+
+
+def retriable(record: Record) -> bool:
+    """Whether the plan of `record` may be begun anew."""
+    ended = record.state in ("aborted", "rolled_back", "undone")
+    return ended and record.attempt <= record.plan.max_retries
 
 
 # --- what a gateway must do ----------------------------------------------------------------------

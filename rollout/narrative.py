@@ -4,13 +4,15 @@ Sentences only repeat figures of the document, in the wording of the page. Stage
 sentence speaks of the last stage that has the evidence.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from rollout import wording
 from rollout.document import Headline, Model, Note, StageReport, Totals
 from rollout.machine import AuditEntry, State
 from rollout.snapshot import RELATIVE_ERROR, Arm
+from rollout.tally import AGREEMENTS
+from rollout.verdict import Kind
 
 UNTRAINED: Final = (
     "untrained weights: these arms start from fixed seeds; "
@@ -37,7 +39,9 @@ def summary(
 ) -> list[str]:
     """The report in a few plain sentences; the last evidence counts, stages are not pooled."""
     sentences = [_traffic_sentence(headline, totals), _state_sentence(headline, audit)]
-    sentences.append(_verdict_sentence([stage for stage in stages if stage.verdict]))
+    judged = [stage for stage in stages if stage.verdict]
+    sentences.append(_verdict_sentence(judged))
+    sentences += _reported_sentences(judged)
     paired = [stage for stage in stages if stage.agreement["cosine"].n]
     if paired:
         sentences.append(_agreement_sentence(paired[-1]))
@@ -91,10 +95,41 @@ def _state_sentence(headline: Headline, audit: Sequence[AuditEntry]) -> str:
 def _verdict_sentence(judged: Sequence[StageReport]) -> str:
     if not judged or judged[-1].verdict is None:
         return "No stage has been judged yet."
-    last, reason = judged[-1], judged[-1].verdict.reason.rstrip(".")
+    last, verdict = judged[-1], judged[-1].verdict
+    told = f"{verdict.kind}, {verdict.reason.rstrip('.')}"
     if last.judged == "on leaving":
-        return f"The last gate that was judged, {last.stage}, {reason}."
-    return f"At the time of this report the gate of {last.stage} {reason}."
+        return f"When the stage {last.stage} was left, its gate said {told}."
+    return f"At the time of this report the gate of {last.stage} says {told}."
+
+
+def _reported_sentences(judged: Sequence[StageReport]) -> Iterator[str]:
+    """Say what became of targets and agreement, which decide only where the plan requires it."""
+    verdict = judged[-1].verdict if judged else None
+    for metric, what in (("targets", "Of the targets"), ("agreement", "Of the agreement floors")):
+        found = [
+            check
+            for check in (verdict.checks if verdict else ())
+            if check.evidence and check.evidence.metric in _METRICS[metric]
+        ]
+        if not found:
+            continue
+        told = "; ".join(
+            f"{check.name} {_OUTCOMES[check.kind]} ({check.observed}; to be shown: "
+            f"{check.required.partition(':')[0]})"
+            for check in found
+        )
+        decides = any(check.decides for check in found)
+        rest = "" if decides else "; the gate reports them and requires none of them"
+        yield f"{what} at {judged[-1].stage}: {told}{rest}."
+
+
+_METRICS: Final[Mapping[str, frozenset[str]]] = {
+    "targets": frozenset({"targets"}), "agreement": frozenset(AGREEMENTS),
+}  # fmt: skip
+_OUTCOMES: Final[Mapping[Kind, str]] = {
+    "PASS": "was reached", "FAIL": "was missed", "INCONCLUSIVE": "is undecided",
+    "ERROR": "could not be measured",
+}  # fmt: skip
 
 
 def _agreement_sentence(stage: StageReport) -> str:

@@ -6,7 +6,18 @@ from pydantic import Field
 
 from rollout.errors import FrozenNow, RolloutError
 from rollout.forecast import Forecast
-from rollout.machine import Approval, Command, Event, Hold, Record, State, Visit, commands, live
+from rollout.machine import (
+    Approval,
+    Command,
+    Event,
+    Hold,
+    Record,
+    State,
+    Visit,
+    commands,
+    live,
+    retriable,
+)
 from rollout.plan import Plan
 from rollout.snapshot import Arm, Frozen, Heartbeat, Mode, Position, Tier
 from rollout.tally import StageTally
@@ -81,7 +92,7 @@ class RolloutStatus(Frozen):
     entered_at: float
     started_at: float
     ended_at: float | None
-    commands: tuple[Command, ...]
+    commands: tuple[Command | Literal["retry"], ...]
     """What a person may ask for now."""
     verdicts: dict[str, Verdict]
     evidence_epoch: int
@@ -162,7 +173,7 @@ def describe(record: Record) -> RolloutStatus:
         entered_at=record.visits[-1].entered_at,
         started_at=record.started_at,
         ended_at=record.ended_at,
-        commands=commands(record),
+        commands=(*commands(record), *(("retry",) if retriable(record) else ())),
         verdicts=record.verdicts,
         evidence_epoch=record.evidence_epoch,
         attempt=record.attempt,

@@ -123,7 +123,8 @@ def _still(record: Record, now: float) -> Move | None:
         return Stay("a person has paused it: `resume` goes on; the rollback guard is armed")
     if record.state == "held":
         why = record.hold.reason if record.hold else "the controller holds it"
-        return Stay(f"held: {why}; `resume` goes on")
+        lapsed = record.hold is not None and record.hold.cause == "approval"
+        return Stay(f"held: {why}; `{'approve' if lapsed else 'resume'}` goes on")
     if record.state != "waiting":
         return None
     waited = now - (record.asked_at or now)

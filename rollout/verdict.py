@@ -26,9 +26,9 @@ GUARD: Final = "rollback guard"
 """The name of the check that is the guard's average."""
 SEVERITY: Final[tuple[Kind, ...]] = ("ERROR", "FAIL", "INCONCLUSIVE", "PASS")
 _SAID: Final[dict[Kind, str]] = {
-    "ERROR": "held, because something cannot be measured",
+    "ERROR": "could not be measured",
     "FAIL": "failed",
-    "INCONCLUSIVE": "held",
+    "INCONCLUSIVE": "not enough yet",
     "PASS": "passed",
 }
 _LARGEST: Final = 700.0

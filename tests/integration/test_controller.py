@@ -134,6 +134,20 @@ async def test_the_newest_minutes_are_shown_but_not_judged_yet(world: World) -> 
     assert read == ["INCONCLUSIVE", "INCONCLUSIVE", "PASS"]
 
 
+async def test_an_approval_that_nobody_waits_for_says_what_it_does(world: World) -> None:
+    await world.controller.start(QUICK, ORDER)
+    idle = await world.controller.approve("current", ORDER)
+    assert idle.message.endswith("shadow-5 asks for no approval: this one changes nothing")
+    await world.controller.abort("current", ORDER)
+    stages = tuple(stage.model_copy(update={"approval": True}) for stage in QUICK.stages)
+    await world.controller.start(QUICK.model_copy(update={"stages": stages}), ORDER)
+    early = await world.controller.approve("current", ORDER)
+    assert "its gate has not passed yet (INCONCLUSIVE): the approval counts from" in early.message
+    await world.serve(100, 0, 5)
+    late = await world.controller.approve("current", ORDER)
+    assert "gate" not in late.message
+
+
 async def test_a_stale_version_is_refused_before_anything_else(world: World) -> None:
     await world.controller.start(QUICK, ORDER)
     for command in (world.controller.advance, world.controller.pause, world.controller.abort):
@@ -204,7 +218,7 @@ async def test_unreadable_counts_hold_the_rollout(world: World) -> None:
     started = await world.controller.start(QUICK, ORDER)
     cell = Cell(started.rollout, 1, "shadow-5", 1, "101-200")
     world.store.flush(Batch("b", 99, {cell: {"no such counter": 1}}))
-    with pytest.raises(Refused, match="cannot be measured"):
+    with pytest.raises(Refused, match="could not be measured"):
         await world.controller.advance("current", ORDER)
     status = await world.controller.status()
     assert status.verdict is not None

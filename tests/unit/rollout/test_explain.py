@@ -340,3 +340,18 @@ def test_every_required_check_that_is_undecided_says_when_it_is_decided() -> Non
 def test_an_evidence_of_a_former_version_is_read() -> None:
     old = proof(7).model_dump() | {"per": "labels"}
     assert Evidence.model_validate(old).per == "labelled candidate requests"
+
+
+def test_what_could_not_be_measured_comes_with_what_to_do() -> None:
+    world = replace(healthy(DEFAULT_PLAN.stages[0]), lost=900)
+    seen = explain(situation(judgement=look(world.seen())))
+    told = " ".join(seen.because)
+    assert "could not be measured: " in told
+    assert "(dropped: 900 mirror queue full)" in told
+    assert "What to do about mirror coverage: give the candidate's servers more room" in told
+
+
+def test_a_note_that_repeats_the_reason_is_said_once() -> None:
+    entered = entry("advance", "controller", "passed: all 7 checks", note="passed: all 7 checks")
+    seen = explain(situation(entries=(entered,)))
+    assert " ".join(seen.because).count("passed: all 7 checks") == 1

@@ -214,7 +214,7 @@ def test_what_a_stage_requires_decides() -> None:
 def test_a_skewed_split_is_an_error_and_holds() -> None:
     found = look(replace(healthy(AB25), incumbent=17_000, candidate=3000).seen())
     assert (found.gate.kind, kinds(found)["sample ratio"]) == ("ERROR", "ERROR")
-    assert "cannot be measured" in found.gate.reason
+    assert "could not be measured" in found.gate.reason
 
 
 def test_labels_that_come_for_one_arm_are_an_error() -> None:
@@ -230,7 +230,7 @@ def test_mirrors_that_are_not_the_intended_sample_are_an_error() -> None:
 def test_lost_mirrors_are_an_error_that_names_where_they_went() -> None:
     found = look(replace(healthy(SHADOW), pairs=1000, lost=200).seen())
     assert found.gate.kind == "ERROR"
-    told = "1000 of 1200 intended mirrors were seen to their end (dropped: 200 full)"
+    told = "1000 of 1200 intended mirrors were seen to their end (dropped: 200 mirror queue full)"
     assert told in found.gate.reason
 
 

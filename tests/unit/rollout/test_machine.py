@@ -27,6 +27,7 @@ from rollout.machine import (
     step,
     tiers_after,
 )
+from rollout.orders import describe
 from rollout.plan import DEFAULT_PLAN
 from rollout.snapshot import DEFAULT_TIERS, Tier
 from rollout.tiers import CannotStart, merge_tiers, table_changes
@@ -167,7 +168,7 @@ def test_an_illegal_event_names_the_state_the_event_and_what_is_legal() -> None:
         event_of("approve", paused)
     ended = walk(paused, "abort")
     with pytest.raises(
-        IllegalTransition, match=r"advance .* has ended \(aborted\); possible is no"
+        IllegalTransition, match=r"advance .* has ended \(aborted\); possible is retry"
     ):
         event_of("advance", ended)
 
@@ -373,3 +374,17 @@ def test_a_record_in_which_the_guard_took_the_place_of_the_gate_is_read() -> Non
     left = step(begun(), "advance", 9.0, Detail(verdict=Verdict(kind="PASS", checks=(), reason="")))
     old = left.model_dump(mode="json", exclude={"guard"})
     assert Record.model_validate(old) == left
+
+
+def test_what_is_offered_leads_on() -> None:
+    """An approval only where one is asked for, and a retry where the plan allows another."""
+    assert "approve" not in commands(begun())
+    asked = tuple(stage.model_copy(update={"approval": True}) for stage in DEFAULT_PLAN.stages)
+    assert "approve" in commands(begun(stages=asked))
+    ended = step(begun(), "abort", 9.0)
+    with pytest.raises(IllegalTransition, match=r"has ended \(aborted\); possible is retry"):
+        step(ended, "pause", 9.0)
+    assert describe(ended).commands == ("retry",)
+    last = step(begun(max_retries=0), "abort", 9.0)
+    with pytest.raises(IllegalTransition, match="possible is nothing"):
+        step(last, "pause", 9.0)

@@ -6,11 +6,13 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
 import pytest
 from example_rollout import START, example
+from judged import healthy, look
 
 from rollout import charts
 from rollout.document import Model
@@ -164,7 +166,10 @@ def test_a_running_rollout_says_which_stages_it_has_not_reached() -> None:
     assert (report.stages[0].judged, report.stages[1].judged) == ("on leaving", "at the report")
     assert report.stages[2].verdict is None
     assert report.guard is not None
-    assert "At the time of this report the gate of ab-25 held: " in " ".join(report.summary)
+    assert (
+        "At the time of this report the gate of ab-25 says INCONCLUSIVE, not enough yet: "
+        in " ".join(report.summary)
+    )
     assert report.stages[1].duration_s == report.made_at - report.stages[1].entered_at  # type: ignore[operator]  # reached: it has a time
     html = render_html(report)
     assert html.count("not reached") == 2
@@ -213,7 +218,7 @@ def test_the_summary_names_share_state_verdict_agreement_and_hits(report: Report
     words = " ".join(report.summary)
     assert "phase2 was given 43.7 % of 23,906 requests in scope" in words
     assert "succeeded after 28 d" in words
-    assert "The last gate that was judged, ab-100, passed: " in words
+    assert "When the stage ab-100 was left, its gate said PASS, passed: " in words
     assert "mean cosine of 0.8" in words
     assert "untrained" in words
 
@@ -305,3 +310,23 @@ def test_the_wilson_interval_of_nothing_is_nothing() -> None:
 )
 def test_a_value_is_written_in_its_unit(value: Any, unit: str, words: str) -> None:
     assert write(value, unit) == words
+
+
+def test_targets_that_failed_are_told_in_plain_words_although_the_gate_passed(
+    given: ReportInput,
+) -> None:
+    stage = DEFAULT_PLAN.stages[3]
+    world = replace(healthy(stage), more={"hit10.candidate": 9000, "pair.overlap10.80": 1000})
+    found = look(world.seen())
+    verdicts = {**given.verdicts, stage.name: found.gate}
+    words = build(given.model_copy(update={"verdicts": verdicts})).summary
+    (targets,) = [one for one in words if one.startswith("Of the targets at ab-100: ")]
+    assert "target of Hit@10 was missed (45 %; to be shown: the candidate's Hit@10 above 70 %)" in (
+        targets
+    )
+    assert "target of Hit@5 was reached (60 %" in targets
+    assert targets.endswith("the gate reports them and requires none of them.")
+    (agreed,) = [one for one in words if one.startswith("Of the agreement floors at ab-100: ")]
+    assert "agreement overlap10 was reached (0.8; to be shown: a mean overlap10 above 0.3)" in (
+        agreed
+    )

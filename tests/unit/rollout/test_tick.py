@@ -267,3 +267,11 @@ def test_whatever_ends_a_stage_by_itself_keeps_what_gate_and_guard_said(gate: Ki
     assert ended.verdicts[ended.stage.name] == judgement.gate
     assert ended.guard == judgement.guard
     assert Record.model_validate_json(ended.model_dump_json()) == ended
+
+
+def test_after_a_lapsed_approval_the_way_on_is_an_approval() -> None:
+    asked = plan({"approval": True})
+    held = step(begun(asked, "ask"), "lapse", 300.0, Detail(cause="approval", reason="nobody came"))
+    assert said(look(held, now=400.0)) == "held: nobody came; `approve` goes on"
+    limited = step(begun(asked), "hold", 300.0, Detail(cause="limit", reason="a limit"))
+    assert said(look(limited, now=400.0)) == "held: a limit; `resume` goes on"
