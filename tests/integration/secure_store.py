@@ -7,19 +7,17 @@ without it, so a relay that ends TLS stands in front of that one.
 import asyncio
 import contextlib
 import shutil
-import signal
 import socket
 import ssl
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 import pytest
-
-from deploy.children import leashed
+from served_store import options as written
+from served_store import served
 
 Kind = Literal["server", "relay"]
 KINDS: Final[tuple[Kind, ...]] = ("server", "relay")
@@ -86,25 +84,8 @@ def _server(files: Certificates, folder: Path, *, asks: bool) -> Iterator[int]:
         "tls-cert-file": str(files.server), "tls-key-file": str(files.server_key),
         "tls-ca-cert-file": str(files.authority), "tls-auth-clients": "yes" if asks else "no",
     }  # fmt: skip
-    words = [word for name, value in options.items() for word in (f"--{name}", value)]
-    command = leashed((found, *words), signal.SIGKILL)
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=folder)
-    try:
-        _await_port(port, process)
+    with served((found, *written(options)), port, folder):
         yield port
-    finally:
-        process.terminate()
-        process.wait(timeout=10)
-
-
-def _await_port(port: int, process: subprocess.Popen[bytes]) -> None:
-    limit = time.monotonic() + 10
-    while time.monotonic() < limit:
-        assert process.poll() is None, f"the store exited with {process.returncode}"
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-            return
-        time.sleep(0.01)
-    raise AssertionError("the store did not listen within 10 s")
 
 
 def _context(files: Certificates, *, asks: bool) -> ssl.SSLContext:

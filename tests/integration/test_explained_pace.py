@@ -3,19 +3,14 @@
 A real controller over a store whose clock stands still unless it is moved.
 """
 
-from itertools import count
 from typing import Final
 
 import pytest
+from still_rig import StillRig
 
-from rollout.controller import Controller
 from rollout.explanation import Explanation, Missing
-from rollout.orders import Order
 from rollout.plan import DEFAULT_PLAN, Plan
-from rollout.snapshot import DEFAULT_TIERS, Batch, Cell, Heartbeat
-from rollout.store.memory import MemoryStore
 
-ORDER: Final = Order(actor="ann", reason="a test")
 WINDOW_S: Final = 300.0
 PLAN: Final = Plan.model_validate(
     DEFAULT_PLAN.model_dump(exclude_defaults=True)
@@ -36,38 +31,17 @@ START: Final = 1_790_000_030.0
 """Ten seconds before a whole minute, so that minutes and the stage do not begin together."""
 
 
-class Rig:
+class Rig(StillRig):
     """A controller in the first stage of a plan, which has settled."""
 
     def __init__(self) -> None:
-        self.now = START
-        self.store = MemoryStore(lambda: self.now)
-        self.controller = Controller(self.store, DEFAULT_TIERS)
-        self._sequence = count()
+        super().__init__(START)
 
     async def start(self, plan: Plan = PLAN) -> None:
-        await self.controller.start(plan, ORDER)
-        await self.look()
-
-    async def look(self) -> None:
-        lease = await self.controller.lead("one", 10)
-        assert lease is not None
-        while True:
-            position = (await self.store.load()).position
-            assert position is not None
-            at = Heartbeat(
-                boot="gw", at=self.now, epoch=position.epoch, version=position.version, held=False
-            )
-            self.store.beat(at)
-            if (await self.controller.tick(lease)).result is None:
-                return
+        await super().start(plan)
 
     async def serve(self, requests: int, labels: int = 0) -> None:
         """Count requests of this minute, a quarter of them the candidate's, half of them paired."""
-        snapshot = (await self.store.load()).snapshot
-        assert snapshot is not None
-        live = snapshot.rollout
-        assert live is not None
         counts = {
             "assigned.candidate": requests // 4,
             "assigned.incumbent": requests - requests // 4,
@@ -79,8 +53,7 @@ class Rig:
             "labels.candidate": labels // 4,
             "labels.incumbent": labels - labels // 4,
         }
-        where = Cell(live.id, live.evidence_epoch, live.stage, int(self.now // 60), "101-200")
-        self.store.flush(Batch("gw", next(self._sequence), {where: counts}))
+        await self.flush({"101-200": counts})
 
     async def explained(self) -> Explanation:
         await self.look()

@@ -12,7 +12,6 @@ import math
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import count
 from typing import Any, Final
 
 import pytest
@@ -20,6 +19,7 @@ from gateway_rig import running
 from judged import World, healthy
 from prometheus_client import CollectorRegistry
 from rich.console import Console
+from still_rig import ORDER, StillRig
 from surfaces import (
     Table,
     agrees,
@@ -34,23 +34,20 @@ from typer.testing import CliRunner
 from rollout import charts
 from rollout.api import Api
 from rollout.cli import app
-from rollout.controller import Controller
 from rollout.document import Ratio, StageReport, Whose
 from rollout.explanation import Explanation
 from rollout.metrics import Metrics
 from rollout.options import Asking
-from rollout.orders import Order, Status
+from rollout.orders import Status
 from rollout.page import Figures
-from rollout.plan import DEFAULT_PLAN, Plan
+from rollout.plan import DEFAULT_PLAN
 from rollout.report import Report
-from rollout.snapshot import DEFAULT_TIERS, Batch, Cell, Counter, Heartbeat
+from rollout.snapshot import Counter
 from rollout.stagereport import pair_difference
-from rollout.store.memory import MemoryStore
 from rollout.tally import percent
 from rollout.verdict import Check, Verdict
 from rollout.watch import line, watch
 
-ORDER: Final = Order(actor="ann", reason="a test")
 WEEK: Final = 7 * 86_400.0
 WINDOW: Final = DEFAULT_PLAN.label_window_s
 LIMITED: Final = DEFAULT_PLAN.model_copy(
@@ -64,46 +61,16 @@ LIMITED: Final = DEFAULT_PLAN.model_copy(
 MARKED: Final = DEFAULT_PLAN.model_copy(update={"agreement_floor": {"cosine": 0.5, "rbo": 0.2}})
 
 
-class Rig:
-    """A controller, its store and a clock that stands still unless it is moved."""
+class Rig(StillRig):
+    """The API beside it, and whole stages of traffic."""
 
     def __init__(self) -> None:
-        self.now = 1_790_000_000.0
-        self.store = MemoryStore(lambda: self.now)
-        self.controller = Controller(self.store, DEFAULT_TIERS)
+        super().__init__(1_790_000_000.0)
         self.api = Api(self.controller, Metrics(CollectorRegistry()))
-        self._sequence = count()
-
-    async def start(self, plan: Plan = DEFAULT_PLAN) -> None:
-        await self.controller.start(plan, ORDER)
-        await self.look()
-
-    async def look(self) -> None:
-        """Let a gateway apply what is there, and the controller look, until nothing happens."""
-        lease = await self.controller.lead("one", 10)
-        assert lease is not None
-        for _ in range(5):
-            position = (await self.store.load()).position
-            assert position is not None
-            at = Heartbeat(
-                boot="gw", at=self.now, epoch=position.epoch, version=position.version, held=False
-            )
-            self.store.beat(at)
-            if (await self.controller.tick(lease)).result is None:
-                return
 
     async def count(self, *worlds: World) -> None:
         """Count requests in the present stage, in this minute."""
-        snapshot = (await self.store.load()).snapshot
-        assert snapshot is not None
-        live = snapshot.rollout
-        assert live is not None
-        minute = int(self.now // 60)
-        cells = {
-            Cell(live.id, live.evidence_epoch, live.stage, minute, world.stratum): world.counts
-            for world in worlds
-        }
-        self.store.flush(Batch("gw", next(self._sequence), cells))
+        await self.flush({world.stratum: world.counts for world in worlds})
 
     async def stage(self, *worlds: World) -> None:
         """Go through a stage, to where its gate says what it says for good."""
