@@ -250,11 +250,14 @@ async def test_clients_that_send_slowly_hold_no_place(tmp_path: Path) -> None:
         lines = [f"{name}: {value}\r\n" for name, value in message.headers.items()]
         head = (
             "POST /v2/models/lvm/infer HTTP/1.1\r\nhost: a\r\n"
-            f"content-length: {len(message.body)}\r\n{''.join(lines)}\r\n"
+            f"content-length: {len(message.body)}\r\nexpect: 100-continue\r\n"
+            f"{''.join(lines)}\r\n"
         )
         url = rig.client.base_url
-        _, writer = await asyncio.open_connection(url.host, url.port)
-        writer.write(head.encode() + message.body[:-1])
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        writer.write(head.encode())
+        assert b" 100 " in await reader.readline(), "it is let in while there is a place"
+        writer.write(message.body[:-1])
         await writer.drain()
         assert (await rig.predict()).status_code == 200
         writer.write(message.body[-1:])
