@@ -128,16 +128,21 @@ class Observer:
             await self.flush()
 
     async def flush(self) -> bool:
-        """Send what there is; whether the store now has all of it. One call at a time."""
+        """Send what there is now; whether the store then has it. One call at a time.
+
+        What comes while it is being sent waits for the next call: under load there always is some.
+        """
         if self._feed is None:
             return True
+        emptied = False
         while True:
             if self._sending is None:
-                self._sending = self._spool.cut(self.boot, self._sequence + 1)
+                self._sending = None if emptied else self._spool.cut(self.boot, self._sequence + 1)
                 if self._sending is None:
                     self._failing = False
                     return True
                 self._sequence += 1
+                emptied = not len(self._spool)
             try:
                 counted = await self._feed.flush(self._sending)
             except FeedUnavailable as error:
