@@ -1,18 +1,104 @@
-"""A histogram for what is observed several times in every request.
+"""A histogram and a counter for what is counted in every request, or several times in it.
 
-prometheus_client's own takes a lock for each of its numbers, and looks its children up by a lock as
-well: 2 us an observation, where a server of one event loop needs none. This one counts in plain
-numbers and is a collector: it writes the samples that the library's would, when it is asked.
+prometheus_client's own take a lock for each of their numbers, and look their children up by a lock
+as well: 2 us an observation, where a server of one event loop needs none. These count in plain
+numbers and are collectors: they write the samples that the library's would, when they are asked.
 """
 
 import time
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
+from typing import ClassVar, Generic, TypeVar
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 from prometheus_client.utils import floatToGoString
+
+S = TypeVar("S")
+
+
+class Family(Generic[S]):
+    """Series by the values of their labels, in their order. Used on one event loop."""
+
+    kind: ClassVar[str]
+
+    def __init__(
+        self, name: str, documentation: str, labels: Sequence[str], registry: CollectorRegistry
+    ) -> None:
+        self._name = name
+        self._documentation = documentation
+        self._labels = tuple(labels)
+        self._series: dict[tuple[str, ...], S] = {}
+        if not labels:
+            self.labels()  # it is there from the beginning
+        registry.register(self)
+
+    def labels(self, *values: str) -> S:
+        """Find a series, or begin it. Raises ValueError for another number of labels."""
+        found = self._series.get(values)
+        if found is None:
+            if len(values) != len(self._labels):
+                raise ValueError(f"{self._name} has the labels {', '.join(self._labels)}")
+            found = self._series[values] = self._begin()
+        return found
+
+    def describe(self) -> Iterator[Metric]:
+        """Name the family, for the registry."""
+        yield Metric(self._name, self._documentation, self.kind)
+
+    def collect(self) -> Iterator[Metric]:
+        """Write all series as prometheus_client's own does."""
+        metric = Metric(self._name, self._documentation, self.kind)
+        for values, series in list(self._series.items()):
+            labels = dict(zip(self._labels, map(str, values), strict=True))
+            for suffix, more, value in self._samples(series):
+                metric.add_sample(f"{self._name}{suffix}", {**labels, **more}, value)
+        yield metric
+
+    def _begin(self) -> S:
+        raise NotImplementedError
+
+    def _samples(self, series: S) -> Iterator[tuple[str, dict[str, str], float]]:
+        """Give a series' samples: what follows the name, the labels besides its own, the value."""
+        raise NotImplementedError
+
+
+class Count:
+    """One series of a counter."""
+
+    __slots__ = ("born", "value")
+
+    def __init__(self) -> None:
+        self.value = 0
+        self.born = time.time()
+
+    def inc(self) -> None:
+        """Count one more."""
+        self.value += 1
+
+
+class Counter(Family[Count]):
+    """Counts by label. Its name is without `_total`."""
+
+    kind = "counter"
+
+    def __init__(
+        self,
+        name: str,
+        documentation: str,
+        labels: Sequence[str] = (),
+        *,
+        registry: CollectorRegistry,
+    ) -> None:
+        super().__init__(name, documentation, labels, registry)
+
+    def _begin(self) -> Count:
+        return Count()
+
+    def _samples(self, series: Count) -> Iterator[tuple[str, dict[str, str], float]]:
+        yield "_total", {}, series.value
+        yield "_created", {}, series.born
 
 
 class Series:
@@ -33,8 +119,10 @@ class Series:
         self.total += amount
 
 
-class Histogram:
-    """Series by the values of their labels, in their order. Used on one event loop."""
+class Histogram(Family[Series]):
+    """Observations by label and bucket."""
+
+    kind = "histogram"
 
     def __init__(
         self,
@@ -45,37 +133,16 @@ class Histogram:
         buckets: Sequence[float],
         registry: CollectorRegistry,
     ) -> None:
-        self._name = name
-        self._documentation = documentation
-        self._labels = tuple(labels)
         self._bounds = tuple(buckets)
-        self._series: dict[tuple[str, ...], Series] = {}
-        if not labels:
-            self.labels()  # it is there from the beginning
-        registry.register(self)
+        super().__init__(name, documentation, labels, registry)
 
-    def labels(self, *values: str) -> Series:
-        """Find a series, or begin it. Raises ValueError for another number of labels."""
-        found = self._series.get(values)
-        if found is None:
-            if len(values) != len(self._labels):
-                raise ValueError(f"{self._name} has the labels {', '.join(self._labels)}")
-            found = self._series[values] = Series(self._bounds)
-        return found
+    def _begin(self) -> Series:
+        return Series(self._bounds)
 
-    def describe(self) -> Iterator[Metric]:
-        """Name the family, for the registry."""
-        yield Metric(self._name, self._documentation, "histogram")
-
-    def collect(self) -> Iterator[Metric]:
-        """Write all series as prometheus_client's histogram does."""
-        metric = Metric(self._name, self._documentation, "histogram")
+    def _samples(self, series: Series) -> Iterator[tuple[str, dict[str, str], float]]:
         bounds = [*map(floatToGoString, self._bounds), "+Inf"]
-        for values, series in list(self._series.items()):
-            labels = dict(zip(self._labels, map(str, values), strict=True))
-            for bound, count in zip(bounds, accumulate(series.counts), strict=True):
-                metric.add_sample(f"{self._name}_bucket", {**labels, "le": bound}, count)
-            metric.add_sample(f"{self._name}_count", labels, sum(series.counts))
-            metric.add_sample(f"{self._name}_sum", labels, series.total)
-            metric.add_sample(f"{self._name}_created", labels, series.born)
-        yield metric
+        for bound, count in zip(bounds, accumulate(series.counts), strict=True):
+            yield "_bucket", {"le": bound}, count
+        yield "_count", {}, sum(series.counts)
+        yield "_sum", {}, series.total
+        yield "_created", {}, series.born

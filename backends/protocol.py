@@ -15,9 +15,10 @@ How JSON is read, and how errors find their words, is `backends/jsonbody.py`.
 
 import functools
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import orjson
@@ -149,8 +150,7 @@ class Request:
         return int(self.context.shape[0])
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Prediction:
+class Prediction(NamedTuple):
     """One model's answer: `vector` float32 `[768]`, `ids` int64 `[k]`, `scores` float32 `[k]`.
 
     `length` is the context's length in vectors as given, `window` how many of them the model read.
@@ -164,6 +164,8 @@ class Prediction:
     window: int
     checkpoint: str
     bank: str
+    tensors: memoryview | None = None
+    """The bytes of `vector`, `ids` and `scores` in one piece, little-endian, where it came so."""
 
     def __repr__(self) -> str:
         return (
@@ -332,12 +334,11 @@ def read_timeout(text: str | None) -> float | None:
 # --- writing ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """A body and the headers that describe it."""
 
     body: bytes
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = MappingProxyType({})
 
 
 def write_request(request: Request) -> Message:
@@ -375,12 +376,12 @@ def write_error(message: str) -> bytes:
     return orjson.dumps({"error": message})
 
 
-def framed(head: bytes, tensors: list[bytes]) -> Message:
+def framed(head: bytes, tensors: Sequence[bytes | memoryview]) -> Message:
     """Put tensors behind the JSON that describes them; without any, the JSON is all."""
     if not tensors:
         return Message(head, {"content-type": "application/json"})
     return Message(
-        b"".join([head, *tensors]),
+        b"".join((head, *tensors)),
         {"content-type": "application/octet-stream", HEADER_LENGTH: str(len(head))},
     )
 

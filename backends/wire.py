@@ -209,6 +209,8 @@ class Connection(HttpToolsProtocol):
         self._held = 0
         self._head = 0
         """Bytes of this head, as the parser gave them."""
+        self._announced = b"0"
+        """What this head says of the body's length; the parser has checked it."""
         self._begun = 0
         """Bytes read since this head began, or since the body last grew."""
         self._new = False
@@ -352,6 +354,7 @@ class Connection(HttpToolsProtocol):
         self.url = b""
         self.expect_100_continue = False
         self.headers = []
+        self._announced = b"0"
         self._enter(_HEAD)
         self._head, self._new = 0, True
 
@@ -361,7 +364,9 @@ class Connection(HttpToolsProtocol):
             return
         self._head += len(name) + len(value)
         name = name.lower()
-        if name == b"expect" and value.lower() == b"100-continue":
+        if name == b"content-length":
+            self._announced = value
+        elif name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
         self.headers.append((name, value))
 
@@ -377,7 +382,7 @@ class Connection(HttpToolsProtocol):
             raise ValueError(self._fault.message)
         self._enter(_BODY)
         self._new = True
-        self._left = _announced(self.headers)
+        self._left = int(self._announced)
         existing = self.cycle
         keep_alive = version != HTTP_1_0 and self.parser.should_keep_alive()
         if upgrade or self.guard.leaving:
@@ -573,11 +578,6 @@ class Connection(HttpToolsProtocol):
         if self.guard.new_request_id:
             lines.append(b"x-request-id: " + self.guard.new_request_id().encode())
         return b"\r\n".join([*lines, b"", body])
-
-
-def _announced(headers: list[tuple[bytes, bytes]]) -> int:
-    """Read the length of a body that is not chunked; the parser has checked it."""
-    return next((int(value) for name, value in headers if name == b"content-length"), 0)
 
 
 def guarded(guard: Guard) -> type[Connection]:

@@ -83,7 +83,7 @@ async def _exchange(
 ) -> Reply:
     try:
         with limit:
-            reply = await replica.send(method, path, headers, body)
+            reply = await replica.transport.send(method, path, headers, body)
     except TimeoutError as error:
         raise UpstreamTimeoutError(late(arm, limit.seconds)) from error
     except TransportError as error:

@@ -9,13 +9,12 @@ Bodies that are still arriving take a part of the connections at most: a client 
 must not keep one that others need, so what comes beyond that waits for its body first.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 import structlog
-from prometheus_client import Counter
 
 from router.address import read_address
 from router.body import Body
@@ -24,7 +23,7 @@ from router.errors import UpstreamError, UpstreamStatusError, UpstreamTimeoutErr
 from router.limits import RetryBudget
 from router.metrics import FleetMetrics
 from router.replicas import choose
-from router.transport import Content, Reply, Transport
+from router.transport import Transport
 
 ARRIVING_SHARE: Final = 0.25
 """Of a replica's connections, what bodies may have that are still arriving."""
@@ -42,28 +41,14 @@ class Replica:
         self.address = read_address(url)
         self.transport = Transport(self.address, connections=connections, ca_file=ca_file)
         self.breaker = Breaker()
-        self.load = 0
-        self._tries: dict[str, Counter] = {}
 
     def __repr__(self) -> str:
         return f"<Replica {self.number} {self.url}, {self.load} under way, {self.breaker}>"
 
-    async def send(
-        self, method: str, path: str, headers: Mapping[str, str] | bytes, body: Content | None
-    ) -> Reply:
-        """Send one request, and count it while it is under way. Raises TransportError."""
-        self.load += 1
-        try:
-            return await self.transport.send(method, path, headers, body)
-        finally:
-            self.load -= 1
-
-    def count(self, tries: Counter, arm: str, outcome: str) -> None:
-        """Count one request that was sent here and has ended."""
-        counter = self._tries.get(outcome)
-        if counter is None:
-            counter = self._tries[outcome] = tries.labels(arm, self.number, outcome)
-        counter.inc()
+    @property
+    def load(self) -> int:
+        """Requests under way."""
+        return self.transport.load
 
 
 class Arm:
@@ -170,7 +155,7 @@ class Arm:
         self, replica: Replica, outcome: str, before: Circuit, now: float, reason: str
     ) -> None:
         if self._metrics:
-            replica.count(self._metrics.tries, self.name, outcome)
+            self._metrics.tries.labels(self.name, replica.number, outcome).inc()
         if replica.breaker.state is not before:
             self._tell(replica, now, reason)
 

@@ -21,7 +21,6 @@ them from one place.
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -239,7 +238,7 @@ class Gateway:
         failure = failure_of(outcome.assigned, answered)
         if failure is not None or self._tells_all:
             self._tell(outcome, failure, seconds)
-        self._metrics.requests_of(arm, decision.reason, status_class(outcome.status)).inc()
+        self._metrics.requests.labels(arm, decision.reason, status_class(outcome.status)).inc()
         self._metrics.request_seconds.labels(arm).observe(seconds)
         cell = self._observe(
             question,
@@ -334,4 +333,5 @@ class Gateway:
 
 
 def _trim(prediction: Prediction, top_k: int) -> Prediction:
-    return replace(prediction, ids=prediction.ids[:top_k], scores=prediction.scores[:top_k])
+    ids, scores = prediction.ids[:top_k], prediction.scores[:top_k]
+    return prediction._replace(ids=ids, scores=scores, tensors=None)

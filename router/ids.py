@@ -11,8 +11,9 @@ from typing import Final
 
 RANDOM_BYTES: Final = 10
 """How many random bytes a name takes; six of their bits are given up for version and variant."""
-_VERSION: Final = 0x7
-_VARIANT: Final = 0b10
+_VERSION: Final = "7"
+_VARIANT: Final = {f"{digit:x}": "89ab"[digit & 0b11] for digit in range(16)}
+"""A digit whose first two bits are given up for the variant, 0b10."""
 _OURS: Final = re.compile(
     r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.ASCII
 )
@@ -26,11 +27,9 @@ def request_id(unix_ms: int, random: bytes) -> str:
     """
     if len(random) != RANDOM_BYTES or not 0 <= unix_ms < 1 << 48:
         raise ValueError(f"a name takes 48 bits of time and {RANDOM_BYTES} random bytes")
-    bits = int.from_bytes(random, "big")
-    first, rest = bits >> 68, bits & ((1 << 62) - 1)
-    number = unix_ms << 80 | _VERSION << 76 | first << 64 | _VARIANT << 62 | rest
-    text = f"{number:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    time, bits = f"{unix_ms:012x}", random.hex()
+    variant = _VARIANT[bits[4]]
+    return f"{time[:8]}-{time[8:]}-{_VERSION}{bits[:3]}-{variant}{bits[5:8]}-{bits[8:]}"
 
 
 def admitted_at(name: str) -> float | None:

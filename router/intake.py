@@ -32,6 +32,7 @@ LONG_BODY: Final = 256 * KIB
 """Bytes; parsing more than this takes longer than the loop should stand still."""
 
 _HEADER_LENGTH: Final = protocol.HEADER_LENGTH.encode()
+_LENGTH: Final = length.LENGTH_HEADER.encode()
 
 Headers = dict[bytes, bytes]
 Scan = Callable[[bytes], Question | Scanned]
@@ -193,7 +194,8 @@ def _timed(work: Callable[[], T]) -> tuple[T, int]:
 
 
 def _check_claim(headers: Headers, found: int) -> None:
-    length.check(_text(headers, length.LENGTH_HEADER.encode()), found)
+    if (claimed := headers.get(_LENGTH)) is not None:
+        length.check(claimed.decode("latin-1"), found)
 
 
 def _text(headers: Headers, name: bytes) -> str | None:

@@ -104,10 +104,8 @@ def count_vectors(parsed: Body) -> int:
     return max(brackets - 1, 0)
 
 
-def check(claimed: str | None, length: int) -> None:
+def check(claimed: str, length: int) -> None:
     """Raise ProtocolError when a client's LENGTH_HEADER is not the context's length."""
-    if claimed is None:
-        return
     if not (claimed.isascii() and claimed.isdigit() and int(claimed[:20]) == length):
         raise ProtocolError(
             f"{LENGTH_HEADER} says {claimed[:20]!r}, but the context has {length} vectors: send "

@@ -5,6 +5,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Info
 
+from backends import instruments
 from backends.instruments import Histogram
 from router.breaker import Breaker, Circuit
 
@@ -45,7 +46,7 @@ class FleetMetrics:
     """How the replicas of the arms are, and what is tried again. A replica's name is its number."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.tries = Counter(
+        self.tries = instruments.Counter(
             "gateway_upstream_tries",
             "Requests sent to one replica on behalf of a client, by how they ended (ok: answered, "
             "or refused as the client's mistake; left: nobody waited for the answer)",
@@ -91,15 +92,13 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
-        self.requests = Counter(
+        self.requests = instruments.Counter(
             "gateway_requests",
             "Prediction requests decided, by who answered (- for nobody), why, and how it ended "
             "(left: the client did not wait)",
             ("arm", "reason", "status"),
             registry=registry,
         )
-        # `labels` itself costs more than counting. There are as many as series.
-        self.requests_of = cache(self.requests.labels)
         self.request_seconds = Histogram(
             "gateway_request_seconds",
             "From a prediction request's headers to its answer, by who answered",
@@ -168,6 +167,7 @@ class Metrics:
         self.config = ConfigMetrics(registry)
 
 
+@cache
 def status_class(status: int) -> str:
     """Name the class of an HTTP status: `2xx`."""
     return f"{status // 100}xx"

@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from starlette.types import Receive, Scope, Send
 
@@ -49,6 +49,15 @@ _SHED_HEADERS: Final = (
 T = TypeVar("T")
 ReadAtOnce = Callable[[Headers, bytes], Question | None]
 Write = Callable[[Question, Outcome], Answer]
+
+
+class _Asked(NamedTuple):
+    """A request on the short way: all that the gateway is told of it."""
+
+    question: Question
+    admission: Admission
+    timeout_s: float | None
+    override: str | None
 
 
 class Predictions:
@@ -181,10 +190,11 @@ class Predictions:
 
     def take_infer(self, call: Call) -> Work | None:
         """Infer the short way."""
-        work = self._take(call, self._intake.infer_at_once, self._inferred)
-        return None if work is None else self._counted(work)
+        return self._take(call, self._intake.infer_at_once, self._inferred, self._statistics)
 
-    def _take(self, call: Call, read: ReadAtOnce, write: Write) -> Work | None:
+    def _take(
+        self, call: Call, read: ReadAtOnce, write: Write, statistics: Statistics | None = None
+    ) -> Work | None:
         """Take a request that is sound, when there is a place for it; the long way says why not."""
         if self._places.full:
             return None
@@ -198,23 +208,23 @@ class Predictions:
         if question is None:
             return None
         admission = Admission(call.request_id, admitted(call.request_id), call.arrived)
-        override = _text(headers.get(_ARM))
-        return self._work(call, question, admission, _least(timeout_s, question), override, write)
+        asked = _Asked(question, admission, _least(timeout_s, question), _text(headers.get(_ARM)))
+        return self._work(call, asked, write, statistics)
 
     async def _work(
-        self,
-        call: Call,
-        question: Question,
-        admission: Admission,
-        timeout_s: float | None,
-        override: str | None,
-        write: Write,
+        self, call: Call, asked: "_Asked", write: Write, statistics: Statistics | None
     ) -> Answer:
+        """Answer it; `statistics`, where there are any, are told how that went."""
+        began = time.perf_counter_ns()
+        question, admission, timeout_s, override = asked
+        status = 0
         self._places.take()
         try:
             outcome = await self._gateway.predict(
                 question, admission, timeout_s=timeout_s, override=override
             )
+            answer = write(question, outcome)
+            status = answer.status
         except (RouterError, ProtocolError) as error:
             return answers.of_refusal(error)
         except asyncio.CancelledError:
@@ -223,17 +233,9 @@ class Predictions:
             return answers.of_refusal(ClientLeftError("the client left before its answer"))
         finally:
             self._places.give()
-        return write(question, outcome)
-
-    async def _counted(self, work: Work) -> Answer:
-        began = time.perf_counter_ns()
-        good = False
-        try:
-            answer = await work
-            good = answer.status == OK
-        finally:
-            count = self._statistics.succeeded if good else self._statistics.failed
-            count(time.perf_counter_ns() - began)
+            if statistics is not None:
+                count = statistics.succeeded if status == OK else statistics.failed
+                count(time.perf_counter_ns() - began)
         return answer
 
 

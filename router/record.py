@@ -187,29 +187,25 @@ def observation_of(
     return Observation(cell, metric, digest, counters) if counters else None
 
 
-def counts_of(record: Record) -> Multiset[str]:
+def counts_of(record: Record) -> dict[str, int]:
     """Fold a record into increments."""
-    counts: Multiset[str] = Multiset()
     if record.overridden:
-        counts[Counter.OVERRIDDEN] = 1
-        return counts
+        return {Counter.OVERRIDDEN: 1}
     if record.keyless:
-        counts[Counter.KEYLESS] = 1
-        return counts
+        return {Counter.KEYLESS: 1}
     if not record.counted:
-        return counts
+        return {}
     role = record.assigned
-    counts[Counter.assigned(role)] = 1
-    counts[Counter.latency(role, record.seconds)] = 1
+    counts = {Counter.assigned(role): 1, Counter.latency(role, record.seconds): 1}
     if record.failure:
-        counts[Counter.error(role, record.failure)] += 1
+        counts[Counter.error(role, record.failure)] = 1
     if record.fell_back:
-        counts[Counter.fallback(role)] += 1
+        counts[Counter.fallback(role)] = 1
     if record.mirrored:
-        counts[Counter.MIRROR_INTENDED] += 1
+        counts[Counter.MIRROR_INTENDED] = 1
     for name in record.live.marks:
         if is_over(record.live, name, role, record.seconds, record.failure):
-            counts[Counter.over(role, name)] += 1
+            counts[Counter.over(role, name)] = 1
     return counts
 
 

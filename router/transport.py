@@ -45,7 +45,7 @@ class Transport:
         self._ca_file = ca_file
         self._connect_s = connect_s
         self._clock = clock
-        self._free = connections
+        self._connections = self._free = connections
         self._idle: list[Connection] = []
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._all: set[Connection] = set()
@@ -57,6 +57,11 @@ class Transport:
             f"<Transport {self._address.base}, {len(self._all)} connections, "
             f"{len(self._idle)} idle, {len(self._waiting)} waiting>"
         )
+
+    @property
+    def load(self) -> int:
+        """Requests under way, those included that wait for a connection."""
+        return self._connections - self._free + len(self._waiting)
 
     async def send(
         self,

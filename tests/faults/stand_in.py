@@ -113,8 +113,7 @@ class StandIn:
         return self._answer()
 
     def _answer(self) -> bytes:
-        identity = {"checkpoint": f"{self.behaviour.arm}-{self.behaviour.version}", "bank": "b"}
-        name = identity["checkpoint"]
+        name = f"{self.behaviour.arm}-{self.behaviour.version}"
         if name not in self._answers:
             prediction = Prediction(
                 vector=np.eye(1, 768, dtype=np.float32)[0],
@@ -122,7 +121,8 @@ class StandIn:
                 scores=np.linspace(1, 0.1, 10, dtype=np.float32),
                 length=10,
                 window=10,
-                **identity,
+                checkpoint=name,
+                bank="b",
             )
             asked = Request(np.zeros((1, 768), np.float32), binary_outputs=frozenset(OUTPUTS))
             message = write_answer(prediction, asked)

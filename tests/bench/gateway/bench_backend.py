@@ -165,7 +165,8 @@ def fixed_answers(arm: str) -> dict[str, bytes]:
         scores=np.linspace(1, 0.1, 10, dtype=np.float32),
         length=10,
         window=10,
-        **identity,
+        checkpoint=identity["checkpoint"],
+        bank=identity["bank"],
     )
     asked = Request(np.zeros((1, 768), np.float32), binary_outputs=frozenset(OUTPUTS))
     message = write_answer(prediction, asked)

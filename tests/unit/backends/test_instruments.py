@@ -1,4 +1,4 @@
-"""The cheap histogram says what prometheus_client's says."""
+"""The cheap instruments say what prometheus_client's say."""
 
 from collections.abc import Iterable
 
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 
-from backends.instruments import Histogram
+from backends.instruments import Counter, Histogram
 
 BUCKETS = (0.001, 0.25, 1.0, 30.0)
 
@@ -45,6 +45,17 @@ def test_whatever_is_observed_a_scrape_shows_what_prometheus_client_would(
 ) -> None:
     ours, theirs = observed(amounts)
     assert ours == theirs
+
+
+@given(st.lists(st.sampled_from(["phase1", 'a "b"\\'])))
+def test_whatever_is_counted_a_scrape_shows_what_prometheus_client_would(arms: list[str]) -> None:
+    ours, theirs = CollectorRegistry(), CollectorRegistry()
+    one = Counter("asked", "How often", ("arm",), registry=ours)
+    other = prometheus_client.Counter("asked", "How often", ("arm",), registry=theirs)
+    for arm in arms:
+        one.labels(arm).inc()
+        other.labels(arm).inc()
+    assert told(ours) == told(theirs)
 
 
 def test_a_histogram_without_labels_is_there_before_anything_is_observed() -> None:

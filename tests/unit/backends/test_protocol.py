@@ -404,6 +404,21 @@ def test_what_a_backend_writes_a_gateway_reads(binary: frozenset[str], k: int) -
     same(read_answer(message.body, message.headers.get(HEADER_LENGTH)), expected)
 
 
+@pytest.mark.parametrize("order", [OUTPUTS, OUTPUTS[::-1]])
+@pytest.mark.parametrize("wanted", [OUTPUTS, OUTPUTS[::-1], OUTPUTS[1:2]])
+@pytest.mark.parametrize("id_", [None, "me"])
+def test_an_answer_that_is_handed_on_is_written_as_if_it_were_new(
+    order: tuple[str, ...], wanted: tuple[str, ...], id_: str | None
+) -> None:
+    binary = frozenset(OUTPUTS)
+    came = write_answer(prediction(), Request(VECTORS, outputs=order, binary_outputs=binary))
+    found = read_answer(came.body, came.headers.get(HEADER_LENGTH))
+    assert (found.tensors is not None) == (order == OUTPUTS)
+    asked = Request(VECTORS, outputs=wanted, binary_outputs=binary, id=id_)
+    extra = {"arm": "phase1"}
+    assert write_answer(found, asked, extra=extra) == write_answer(prediction(), asked, extra=extra)
+
+
 def test_an_answer_in_json_has_no_header_length_and_one_in_binary_has_no_floats_in_its_json() -> (
     None
 ):

@@ -1,5 +1,6 @@
 """What happened to one request, and the counts it folds into."""
 
+from collections import Counter as Multiset
 from typing import Any
 
 import numpy as np
@@ -280,8 +281,8 @@ def test_a_refusal_is_the_arms_error_unless_the_other_arm_refuses_too(
 
 def test_a_refusal_by_both_arms_loses_no_mirror() -> None:
     counts = (
-        counts_of(record(mirrored=True))
-        + counts_of(record(failure=FailureKind.REFUSED, fell_back=True, mirrored=True))
+        Multiset(counts_of(record(mirrored=True)))
+        + Multiset(counts_of(record(failure=FailureKind.REFUSED, fell_back=True, mirrored=True)))
         + counts_of_pair(pair(failed("phase1", REFUSED), failed("phase2", REFUSED)))
         + counts_of_pair(pair(answer("phase1"), failed("phase2", REFUSED)))
     )
@@ -295,9 +296,9 @@ def test_a_refusal_by_both_arms_loses_no_mirror() -> None:
 
 def test_the_tally_knows_every_counter_that_is_written_here() -> None:
     counts = (
-        counts_of(record(failure=TIMEOUT.kind, fell_back=True, mirrored=True))
-        + counts_of(record(assigned="incumbent"))
-        + counts_of(record(counted=False, keyless=True))
+        Multiset(counts_of(record(failure=TIMEOUT.kind, fell_back=True, mirrored=True)))
+        + Multiset(counts_of(record(assigned="incumbent")))
+        + Multiset(counts_of(record(counted=False, keyless=True)))
         + counts_of_pair(pair(answer("phase1"), answer("phase2")))
         + counts_of_pair(pair(answer("phase1"), failed("phase2")))
     )
