@@ -7,16 +7,17 @@ neighbours, and how the truth of a feedback finds its id. Rows are looked up by 
 these bits (`backends/fingerprint.py`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from backends import bankfile, bankindex
 from backends.bankfile import Vectors, anew, blocks
-from backends.bankindex import Index, Kind, LeftOut, Rows
+from backends.bankindex import Index, Kind, LeftOut, Rows, Search
 from backends.fingerprint import Prints, prints_of
 from backends.idruns import IdRuns
 from backends.protocol import Floats, Ids
@@ -62,6 +63,18 @@ class Lookup:
         return found
 
 
+class Asked(NamedTuple):
+    """What one of a batch asks for: see `Bank.search`."""
+
+    vector: Floats
+    k: int
+    exclude: Prints | None = None
+
+
+Neighbours = tuple[Ids, Floats]
+"""Ids int64 [k] and scores float32 [k], best first."""
+
+
 @dataclass(frozen=True, slots=True)
 class Bank:
     """An index of unit vectors, the ids of its rows, and the rows by their bits."""
@@ -77,15 +90,28 @@ class Bank:
         """Vectors in the bank."""
         return int(self.ids.size)
 
-    def search(self, vector: Floats, k: int, exclude: Prints | None = None) -> tuple[Ids, Floats]:
+    def search(self, vector: Floats, k: int, exclude: Prints | None = None) -> Neighbours:
         """Find the `k` nearest to `vector` [768], best first: ids int64 and scores float32.
 
         Leaves out the rows whose fingerprints are among `exclude` [n, 4]. Where fewer than `k` rows
         remain, there are fewer answers.
         """
-        left_out = None if exclude is None else LeftOut.of(self.lookup.find(exclude), self.size)
-        rows, scores = self.index.search(vector, k, left_out)
+        rows, scores = self.index.search(vector, k, self._left_out(exclude))
         return self.ids[rows], scores
+
+    def search_all(self, asked: Sequence[Asked]) -> list[Neighbours | Exception]:
+        """Find for each what `search` finds, all at once; what one's search raises is its own."""
+        try:
+            searches = [Search(one.vector, one.k, self._left_out(one.exclude)) for one in asked]
+            found = self.index.search_all(searches)
+        except Exception as error:  # noqa: BLE001 - it belongs to one of these
+            if len(asked) == 1:
+                return [error]
+            return [self.search_all([one])[0] for one in asked]
+        return [(self.ids[rows], scores) for rows, scores in found]
+
+    def _left_out(self, exclude: Prints | None) -> LeftOut | None:
+        return None if exclude is None else LeftOut.of(self.lookup.find(exclude), self.size)
 
     def find(self, vector: Floats) -> int | None:
         """Return the id of the row that equals `vector` [768] exactly; of several, the first."""

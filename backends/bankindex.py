@@ -7,11 +7,17 @@ known, so it asks for more rows until no other can be among the best: its answer
 some of them. Both leave out the rows that they are told to leave out, whichever list these are in;
 where the lists that were looked into hold too few others, the approximate one looks into all.
 
+A batch's searches of the exact index are one (`Index.search_all`): the rows are read and widened
+once for all of them, where the compiled function for that is there. The answers are bit for bit
+those of lone searches: a row's float32 score does not depend on the rows that are scored with it,
+every row that could be among the best is scored, and of equal scores the lower row is the better.
+
 Rows are brought to length 1. Measured in `docs/adr/0003-the-banks-index-is-faiss.md`.
 """
 
 import itertools
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Self
 
@@ -20,6 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.bankfile import Vectors, blocks
+from backends.engine import halves
+from backends.engine.halves import Halves
 from backends.protocol import DIMENSION, Floats
 
 Kind = Literal["exact", "approximate"]
@@ -30,6 +38,8 @@ MORE: Final = 16
 SUMS: Final = 2 * DIMENSION * 2.0**-24
 """How far two float32 sums of products of unit vectors may lie apart: twice n times half an ulp
 (Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.1)."""
+ROUGH_BYTES: Final = 16 << 20
+"""Of rough scores that are held at once, at most: 16 searches of 262,144 rows."""
 PROBED: Final = 12
 """One list in so many is looked into."""
 TRAINING_ROWS: Final = 64
@@ -39,8 +49,9 @@ TRAINING_ROUNDS: Final = 6
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """What a search leaves out: `bits` has one for each row, 0 for those; `others` remain."""
+    """What a search leaves out: `rows`, and `bits` with a 0 for each of them; `others` remain."""
 
+    rows: Rows
     bits: NDArray[np.uint8]
     others: int
 
@@ -49,7 +60,16 @@ class LeftOut:
         """Leave these rows of `size` out."""
         others = np.ones(size, np.bool_)
         others[rows] = False
-        return cls(np.packbits(others, bitorder="little"), int(np.count_nonzero(others)))
+        return cls(rows, np.packbits(others, bitorder="little"), int(np.count_nonzero(others)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Search:
+    """One of a batch's: the `k` best rows for `vector` [768], none of `left_out` among them."""
+
+    vector: Floats
+    k: int
+    left_out: LeftOut | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +77,8 @@ class Index:
     """A faiss index over unit rows; `lists` is 0 for the exact one.
 
     `vectors` [N, 768] are the rows as the file has them. A row's score by the index lies within
-    `slack`, times the vector's length, of its score in float32.
+    `slack`, times the vector's length, of its score in float32. So does one by `codes` [N, 768],
+    the exact index's own rows.
     """
 
     faiss: Any
@@ -66,6 +87,7 @@ class Index:
     lists: int = 0
     coarse: Any = None
     """What finds the nearest lists; `faiss` only points at it."""
+    codes: Halves | None = None
 
     def search(
         self, vector: Floats, k: int, left_out: LeftOut | None = None
@@ -83,22 +105,61 @@ class Index:
             if rows[-1] < 0:  # too few in the lists that were looked into
                 _, rows = self._search(vector, k, left_out, self.lists)
             return self._scored(vector, rows)
+        return self._surely(
+            vector, k, remaining, lambda asked: self._search(vector, asked, left_out)
+        )
+
+    def search_all(self, searches: Sequence[Search]) -> list[tuple[Rows, Floats]]:
+        """Make several searches: each finds, bit for bit, what it would find alone."""
+        together = ROUGH_BYTES // (4 * len(self.vectors))
+        if self.codes is None or min(together, len(searches)) <= 1 or not halves.can_multiply():
+            return [self.search(one.vector, one.k, one.left_out) for one in searches]
+        found: list[tuple[Rows, Floats]] = []
+        for start in range(0, len(searches), together):
+            some = searches[start : start + together]
+            rough = halves.products(self.codes, np.stack([one.vector for one in some]))
+            found += map(self._best, some, rough)
+        return found
+
+    def _best(self, search: Search, rough: Floats) -> tuple[Rows, Floats]:
+        """Choose the best rows by all rows' rough scores [N], which are spoiled."""
+        remaining = len(rough)
+        if search.left_out is not None:
+            remaining = search.left_out.others
+            rough[search.left_out.rows] = -np.inf
+        k = min(search.k, remaining)
+        if k == 0:
+            return np.empty(0, np.int64), np.empty(0, np.float32)
+
+        def first(asked: int) -> tuple[Floats, Rows]:
+            rows = np.argpartition(rough, -asked)[-asked:]
+            return rough[rows], rows
+
+        return self._surely(search.vector, k, remaining, first)
+
+    def _surely(
+        self, vector: Floats, k: int, remaining: int, first: Callable[[int], tuple[Floats, Rows]]
+    ) -> tuple[Rows, Floats]:
+        """Find the `k` best in float32; `first` gives so many rows that are the best roughly."""
         slack = self.slack * math.sqrt(vector @ vector)
         asked = k + MORE
         while True:
             asked = min(asked, remaining)
-            rough, rows = self._search(vector, asked, left_out)
+            rough, rows = first(asked)
             rows, scores = self._scored(vector, rows)
-            # No row that was not found has a greater rough score than the last.
-            if asked == remaining or scores[k - 1] >= rough[-1] + slack:
+            # No row that was not found has a greater rough score than the least of these.
+            if asked == remaining or scores[k - 1] > rough.min() + slack:
                 return rows[:k], scores[:k]
             asked *= 4
 
     def _scored(self, vector: Floats, rows: Rows) -> tuple[Rows, Floats]:
-        """Score rows in float32, and put the best first."""
+        """Score rows in float32, and put the best first, of equal ones the lower row.
+
+        Each row by itself: a product of BLAS would depend on how many rows there are.
+        """
         parts = (self.vectors[part] for part in blocks(rows))
-        scores = np.concatenate([unit(part) @ vector for part in parts])
-        order = np.argsort(-scores, kind="stable")
+        scores = np.concatenate([np.einsum("ij,j->i", unit(part), vector) for part in parts])
+        order = np.lexsort((rows, -scores))
         return rows[order], scores[order]
 
     def _search(
@@ -144,7 +205,10 @@ def _flat(vectors: Vectors) -> Index:
         index.add(exact)
         kept = index.reconstruct_n(index.ntotal - len(exact), len(exact))
         farthest = max(farthest, float(np.linalg.norm(exact - kept, axis=1).max()))
-    return Index(index, vectors, farthest + SUMS)
+    codes = faiss.rev_swig_ptr(index.codes.data(), index.codes.size())
+    return Index(
+        index, vectors, farthest + SUMS, codes=codes.view(np.float16).reshape(-1, DIMENSION)
+    )
 
 
 def _inverted_file(vectors: Vectors) -> Index:

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from backends.bank import Bank
+from backends.bank import Asked, Bank, Neighbours
 from backends.engine.port import Engine, Piece, Reading, State, warm
 from backends.errors import NotFiniteError
 from backends.fingerprint import Prints, prints_of
@@ -121,7 +121,7 @@ class Predictor:
                 sum(batch.search_s for batch in alone),
             )
         read = time.perf_counter()
-        outcomes = tuple(map(self._finish, tasks, readings))
+        outcomes = self._finish(tasks, readings)
         return Batch(outcomes, read - began, time.perf_counter() - read)
 
     def settle(self, task: Task, outcome: Outcome) -> None:
@@ -136,29 +136,28 @@ class Predictor:
         self.engine.run([Piece(np.zeros((self.window, DIMENSION), np.float32))])
         return (time.perf_counter() - began) / self.window
 
-    def _finish(self, task: Task, reading: Reading) -> Outcome:
-        request, window = task.question.request, task.question.window
-        if not np.isfinite(reading.vector).all():
-            error = NotFiniteError(
-                "the engine failed: the model's answer is not finite, though every number of the "
-                f"context is (the largest is {np.abs(window).max():.3g}; vectors of length 1 are "
-                "expected)"
-            )
-            return Outcome(None, error=error)
-        prints = task.question.prints
-        try:
-            if prints is None and request.exclude_context:
-                prints = prints_of(request.context)
-            exclude = prints if request.exclude_context else None
-            ids, scores = self.bank.search(reading.vector, request.top_k, exclude)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to this request
-            return Outcome(None, error=error)
+    def _finish(self, tasks: Sequence[Task], readings: Sequence[Reading]) -> tuple[Outcome, ...]:
+        """Find the neighbours of all readings at once; a task that fails here fails alone."""
+        asked: list[Asked | Exception] = []
+        for task, reading in zip(tasks, readings, strict=True):
+            try:
+                asked.append(_asked(task.question, reading))
+            except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to this request
+                asked.append(error)
+        found = iter(self.bank.search_all([one for one in asked if isinstance(one, Asked)]))
+        answers = [next(found) if isinstance(one, Asked) else one for one in asked]
+        return tuple(map(self._outcome, tasks, readings, answers))
+
+    def _outcome(self, task: Task, reading: Reading, found: Neighbours | Exception) -> Outcome:
+        if isinstance(found, Exception):
+            return Outcome(None, error=found)
+        ids, scores = found
         prediction = Prediction(
             vector=reading.vector,
             ids=ids,
             scores=scores,
-            length=request.length,
-            window=len(window),
+            length=task.question.request.length,
+            window=len(task.question.window),
             checkpoint=self.checkpoint,
             bank=self.bank.identity,
         )
@@ -181,3 +180,18 @@ class Predictor:
             "device": engine.device,
             "threads": engine.threads,
         }
+
+
+def _asked(question: Question, reading: Reading) -> Asked:
+    """Say what to look for in the bank. Raises NotFiniteError."""
+    request = question.request
+    if not np.isfinite(reading.vector).all():
+        raise NotFiniteError(
+            "the engine failed: the model's answer is not finite, though every number of the "
+            f"context is (the largest is {np.abs(question.window).max():.3g}; vectors of length 1 "
+            "are expected)"
+        )
+    exclude = None
+    if request.exclude_context:
+        exclude = prints_of(request.context) if question.prints is None else question.prints
+    return Asked(reading.vector, request.top_k, exclude)

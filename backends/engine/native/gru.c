@@ -364,3 +364,5 @@ void gelu(float *values, long count)
     for (long i = 0; i < count; i++)
         values[i] *= 0.5f * (1.0f + erff(values[i] * 0.70710678118654752f));
 }
+
+#include "half.h"

@@ -8,8 +8,10 @@ from backend_samples import bank, bank_file, context
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends.bank import Bank, build, load
+from backends import bankindex
+from backends.bank import Asked, Bank, build, load
 from backends.bankindex import unit
+from backends.engine import halves
 from backends.errors import BankError
 from backends.fingerprint import prints_of
 
@@ -259,3 +261,79 @@ def test_a_damaged_file_is_refused_in_one_sentence(tmp_path: Path, damaged_at: f
     path.write_bytes(content)
     with pytest.raises(BankError, match=r"the bank .*bank.npz"):
         load(path)
+
+
+# --- a batch's searches ---------------------------------------------------------------------------
+
+ALIKE = np.concatenate([NEAR, VECTORS, NEAR[:40], VECTORS])  # rows that are equal, and nearly so
+BITS = prints_of(ALIKE)
+searches = st.tuples(
+    st.integers(0, 5), st.integers(1, len(ALIKE) + 1), st.none() | st.sets(st.integers(0, 439))
+)
+
+
+def asked_of(place: int, k: int, others: set[int] | None) -> Asked:
+    query = np.concatenate([ALIKE[:3], context(3, seed=8)])[place]
+    return Asked(query, k, None if others is None else BITS[sorted(others)])
+
+
+@given(st.lists(searches, min_size=1, max_size=18), st.sampled_from([1, 2, 5, 100]))
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_a_batch_of_searches_finds_bit_for_bit_what_each_finds_alone(
+    drawn: list[tuple[int, int, set[int] | None]], together: int
+) -> None:
+    held = bank(ALIKE, first_id=0)
+    asked = [asked_of(*one) for one in drawn]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bankindex, "ROUGH_BYTES", 4 * len(ALIKE) * together)
+        found = held.search_all(asked)
+    for one, answer in zip(asked, found, strict=True):
+        assert not isinstance(answer, Exception)
+        for part, alone in zip(answer, held.search(*one), strict=True):
+            np.testing.assert_array_equal(part, alone, strict=True)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_of_equal_scores_the_lower_row_is_the_better(count: int) -> None:
+    rows = np.concatenate([VECTORS] * 3)
+    asked = [Asked(VECTORS[7], 5, prints_of(VECTORS[[9]]))] * count
+    for answer in bank(rows, first_id=0).search_all(asked):
+        assert not isinstance(answer, Exception)
+        assert answer[0][:3].tolist() == [7, 57, 107]
+        assert np.ptp(answer[1][:3]) == 0
+
+
+def test_a_search_that_fails_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = bank(VECTORS)
+    bad = np.zeros((3, 5), np.uint64)  # no fingerprints
+    first, wrong, last = held.search_all(
+        [Asked(VECTORS[3], 1), Asked(VECTORS[4], 1, bad), Asked(VECTORS[5], 1)]
+    )
+    assert isinstance(wrong, ValueError)
+    assert not isinstance(first, Exception)
+    assert not isinstance(last, Exception)
+    assert [first[0].tolist(), last[0].tolist()] == [[1003], [1005]]
+
+    def fail(*_: object) -> None:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(halves, "products", fail)
+    one_by_one = held.search_all([Asked(VECTORS[place], 1) for place in (3, 4, 5)])
+    assert [found[0].tolist() for found in one_by_one if isinstance(found, tuple)] == [
+        [1003], [1004], [1005],
+    ]  # fmt: skip
+
+
+@pytest.mark.skipif(not halves.can_multiply(), reason="not built, or no such processor")
+@given(st.integers(1, 300), st.integers(1, 9), st.sampled_from([16, 64, 768]))
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_rough_scores_are_the_products_within_their_bound(
+    count: int, queries: int, width: int
+) -> None:
+    random = np.random.default_rng(count)
+    rows = (random.standard_normal((count, width)) / width**0.5).astype(np.float16)
+    vectors = random.standard_normal((queries, width)).astype(np.float32)
+    found = halves.products(rows, vectors)
+    exact = vectors.astype(np.float64) @ rows.T.astype(np.float64)
+    bound = np.abs(vectors.astype(np.float64)) @ np.abs(rows.T.astype(np.float64))
+    assert (np.abs(found - exact) <= bound * width * 2.0**-24).all()
