@@ -47,7 +47,8 @@ def made() -> tuple[Store, Observer]:
 
 def test_what_comes_while_a_batch_is_on_its_way_waits_for_the_next_interval() -> None:
     store, observer = made()
-    store.meanwhile = lambda: pended(observer, "later")
+    coming = ["later"]
+    store.meanwhile = lambda: pended(observer, *(coming.pop() for _ in coming[:]))
     pended(observer, "now")
     assert asyncio.run(observer.flush())
     assert store.took() == [["now"]]
