@@ -48,6 +48,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from backends import tracing, wire
 from backends.access import is_unix, path_of
 from backends.direct import Answer, Call, Take, Work
+from backends.heap import keep_freed_memory
 from backends.instruments import Histogram
 
 REQUEST_ID: Final = "x-request-id"
@@ -383,6 +384,7 @@ def serve(
     listener = _listen_on_path(host) if is_unix(host) else _listen(host, port)
     guard = guard or wire.Guard()
     raise_file_limit()
+    keep_freed_memory()
     server = _Server(
         uvicorn.Config(
             app,
