@@ -22,10 +22,12 @@ from backends.protocol import (
     DIMENSION,
     MODEL,
     OUTPUTS,
+    PREFIX_OUTCOMES,
     SHORT_HEAD,
     Floats,
     Message,
     Prediction,
+    PrefixOutcome,
     ProtocolError,
     Request,
     Terms,
@@ -67,7 +69,15 @@ def read_answer(body: bytes, header_length: str | None) -> Prediction:
     if not _finite(scores):
         raise ProtocolError("the answer's NEIGHBOR_SCORES are not all finite")
     return Prediction(
-        vector, ids, scores, head.length, head.window, head.checkpoint, head.bank, tensors
+        vector,
+        ids,
+        scores,
+        head.length,
+        head.window,
+        head.checkpoint,
+        head.bank,
+        tensors,
+        head.prefix,
     )
 
 
@@ -109,6 +119,7 @@ class _AnswerHead:
     window: int
     checkpoint: str
     bank: str
+    prefix: PrefixOutcome | None
 
 
 def _read_head(text: bytes) -> _AnswerHead:
@@ -125,11 +136,13 @@ def _read_head(text: bytes) -> _AnswerHead:
         window=_count(facts, "window"),
         checkpoint=_identity(facts, "checkpoint"),
         bank=_identity(facts, "bank"),
+        prefix=_prefix(facts),
     )
 
 
-_known_head: Final = functools.lru_cache(maxsize=1024)(_read_head)
-"""The JSON in front of a model's tensors says the same for every context of one length."""
+_known_head: Final = functools.lru_cache(maxsize=2048)(_read_head)
+"""The JSON in front of a model's tensors says the same for every context of one length, but for
+whether its prefix was known."""
 
 
 def _read_output(raw: object) -> _Output:
@@ -221,6 +234,12 @@ def _identity(facts: Mapping[str, Any], name: str) -> str:
     return str(value)
 
 
+def _prefix(facts: Mapping[str, Any]) -> PrefixOutcome | None:
+    """Read what known prefixes did; it is for a report, so a word from elsewhere spoils nothing."""
+    value = facts.get("prefix")
+    return PREFIX_OUTCOMES.get(value) if isinstance(value, str) else None
+
+
 # --- writing ------------------------------------------------------------------------------------
 
 
@@ -229,7 +248,8 @@ def write_answer(
 ) -> Message:
     """Write an infer answer with the outputs that `request` wants, each in the form it wants.
 
-    `extra` is added to the answer's parameters (the gateway says which arm answered).
+    `extra` is added to the answer's parameters (the gateway says which arm answered, a model server
+    what its known prefixes did).
     """
     facts = (prediction.length, prediction.window, prediction.checkpoint, prediction.bank)
     more = () if extra is None else tuple(extra.items())

@@ -17,7 +17,7 @@ from backends.bodies import Bodies, Headers, headers_of, is_quick, text_of
 from backends.direct import Answer, Call, Work
 from backends.errors import BackendError, ClientLeftError
 from backends.metrics import Metrics
-from backends.protocol import Prediction, ProtocolError, Request
+from backends.protocol import PREFIX_OUTCOMES, Prediction, PrefixOutcome, ProtocolError, Request
 from backends.refusal import JSON, Refusal, refusal_of
 from backends.statistics import SECOND_NS, Statistics
 from backends.worker import Worker
@@ -27,6 +27,10 @@ _TIMEOUT: Final = protocol.TIMEOUT_HEADER.encode()
 _SHADOW: Final = protocol.SHADOW_HEADER.encode()
 _HEADER_LENGTH: Final = protocol.HEADER_LENGTH.encode()
 _ENCODING: Final = b"content-encoding"
+_TOLD: Final[dict[PrefixOutcome | None, dict[str, str] | None]] = {
+    None: None, **{word: {"prefix": word} for word in PREFIX_OUTCOMES.values()}
+}  # fmt: skip
+"""What an answer's parameters say of known prefixes."""
 T = TypeVar("T")
 
 
@@ -96,7 +100,7 @@ class Inference:
 
     def _written(self, prediction: Prediction, request: Request) -> protocol.Message:
         began = time.perf_counter_ns()
-        message = answer.write_answer(prediction, request)
+        message = answer.write_answer(prediction, request, extra=_TOLD[prediction.prefix])
         self._statistics.writing.add(time.perf_counter_ns() - began)
         return message
 

@@ -8,7 +8,7 @@ would have got without it.
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 
@@ -17,9 +17,8 @@ from backends.engine.port import Engine, Piece, Reading, State, warm
 from backends.errors import NotFiniteError
 from backends.fingerprint import Prints, prints_of
 from backends.prefix import NOTHING, Known, Link, PrefixStates, links_of
-from backends.protocol import DIMENSION, Floats, Prediction, Request
+from backends.protocol import DIMENSION, Floats, Prediction, PrefixOutcome, Request
 
-PrefixOutcome = Literal["hit", "miss", "slid", "off"]
 NO_STATES: Final = 0
 
 
@@ -160,6 +159,7 @@ class Predictor:
             window=len(task.question.window),
             checkpoint=self.checkpoint,
             bank=self.bank.identity,
+            prefix=self.prefix_outcome(task),
         )
         return Outcome(prediction, reading.state)
 

@@ -18,7 +18,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 import orjson
@@ -60,6 +60,7 @@ __all__ = [
     "MAX_TOP_K",
     "MODEL",
     "OUTPUTS",
+    "PREFIX_OUTCOMES",
     "SHADOW_HEADER",
     "TIMEOUT_HEADER",
     "VECTOR_BYTES",
@@ -67,6 +68,7 @@ __all__ = [
     "Ids",
     "Message",
     "Prediction",
+    "PrefixOutcome",
     "ProtocolError",
     "Request",
     "Shape",
@@ -108,6 +110,13 @@ DATATYPES: Final = {"PREDICTION": "FP32", "NEIGHBOR_IDS": "INT64", "NEIGHBOR_SCO
 
 Ids = NDArray[np.int64]
 Shape = tuple[int, int, int]
+PrefixOutcome = Literal["hit", "miss", "slid", "off"]
+"""What a server's known prefixes did for a request: one was found; none was; none can be, because
+the context is longer than the arm reads, so that its window begins at another vector each time; or
+none are kept."""
+PREFIX_OUTCOMES: Final[Mapping[str, PrefixOutcome]] = {
+    "hit": "hit", "miss": "miss", "slid": "slid", "off": "off",
+}  # fmt: skip
 """Of a context's tensor: `[1, n, 768]`."""
 
 
@@ -154,7 +163,8 @@ class Prediction(NamedTuple):
     """One model's answer: `vector` float32 `[768]`, `ids` int64 `[k]`, `scores` float32 `[k]`.
 
     `length` is the context's length in vectors as given, `window` how many of them the model read.
-    `checkpoint` and `bank` are the sha256 of what computed it.
+    `checkpoint` and `bank` are the sha256 of what computed it. `prefix` is what the server's known
+    prefixes did for it; None where it does not tell.
     """
 
     vector: Floats
@@ -166,6 +176,7 @@ class Prediction(NamedTuple):
     bank: str
     tensors: memoryview | None = None
     """The bytes of `vector`, `ids` and `scores` in one piece, little-endian, where it came so."""
+    prefix: PrefixOutcome | None = None
 
     def __repr__(self) -> str:
         return (

@@ -6,8 +6,8 @@ from typing import Final
 from rich.table import Table
 
 from rollout.document import ArmReport, Rate, Report, StageReport
+from rollout.latencies import Quantiles
 from rollout.snapshot import HITS, Role
-from rollout.tally import Quantiles
 
 NOTHING: Final = "no data"
 ROLES: Final[tuple[Role, ...]] = ("incumbent", "candidate")

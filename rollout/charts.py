@@ -15,8 +15,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from rollout import timecharts, wording
 from rollout.document import ArmReport, LengthArm, LengthReport, Report, StageReport
 from rollout.drawing import FAINT, INK, Panel, canvas, log_ticks, panel, row_of_panels, svg
+from rollout.latencies import Quantiles
 from rollout.snapshot import HITS, Role
-from rollout.tally import Agreement, Quantiles
+from rollout.tally import Agreement
 
 COLOURS: Final[dict[Role, str]] = {"incumbent": "#0072B2", "candidate": "#D55E00"}
 BOTH: Final = "#4B7F6B"

@@ -7,8 +7,7 @@ when the opposite is proven at alpha_rollback.
 """
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Final
+from collections.abc import Collection, Iterator, Sequence
 
 from rollout import wording
 from rollout.bets import Floor
@@ -29,16 +28,7 @@ from rollout.tally import percent
 from rollout.telling import evidence, progress, said, share
 from rollout.trials import LN_E_RATIO, Tested, Trial, weigh
 from rollout.verdict import Check, Kind
-from rollout.wording import span
-
-DROPPED: Final[Mapping[str, str]] = {
-    "full": "mirror queue full",
-    "bytes": "mirror queue full in bytes",
-    "timeout": "timed out",
-    "error": "failed",
-    "refused": "refused by both arms",
-}
-"""Why a mirror that was intended was not compared, in words."""
+from rollout.wording import DROPPED, span
 
 # --- whether there is enough, and whether it can be measured -------------------------------------
 

@@ -7,10 +7,11 @@ milliseconds, times Unix seconds. None (JSON null) means that it was not measure
 
 from typing import Final, Literal
 
+from rollout.latencies import Quantiles
 from rollout.machine import AuditEntry, State
 from rollout.snapshot import Arm, Frozen, Role, Scope, Unit
 from rollout.stakes import StakeRow
-from rollout.tally import Quantiles, RoleTally, StageTally
+from rollout.tally import RoleTally, StageTally
 from rollout.verdict import Verdict
 
 Whose = Literal["incumbent", "candidate", "pairs"]

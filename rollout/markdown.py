@@ -47,6 +47,7 @@ def render(report: Report, wrap: Callable[[str, str, str], str] | None = None) -
         said=escaped,
         hits=HITS,
         agreements=AGREEMENTS,
+        dropped=wording.DROPPED,
         reached=[index for index, stage in enumerate(report.stages) if stage.reached],
         last_looks=last_looks(report),
     )

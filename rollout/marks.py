@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import Final
 
 from rollout.gates import QUANTILES, LatencyQuantile
+from rollout.latencies import quantile
 from rollout.plan import Plan
 from rollout.snapshot import Mark, MarkName, latency_of
-from rollout.tally import quantile
 
 BUDGET: Final = "budget"
 _LEAST_BEYOND: Final = 20

@@ -192,8 +192,16 @@ NOTES: Final = (
         about="Latency",
         text="What clients waited for, by assigned arm, from a histogram with logarithmic bins: "
         f"relative error {100 * RELATIVE_ERROR:g} %. The arms' own times on mirrored pairs are "
-        "advisory: one of the two was not served to anybody. Latency is not told apart by hits "
-        "and misses of the prefix cache, because gateways do not count them.",
+        "advisory: one of the two was not served to anybody.",
+    ),
+    Note(
+        about="Known prefixes",
+        text="A model server keeps the state after a context, so that a context which continues "
+        "it costs only its new vectors: a hit. An arm whose window has slid, because the context "
+        "is longer than it reads, begins at another vector each time and never hits, while an arm "
+        "with a longer window does. So latencies of the two arms are also shown for hits and "
+        "misses apart. Not told are failed attempts, and the answers of model servers of an older "
+        "version.",
     ),
     Note(
         about="Agreement",

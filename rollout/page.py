@@ -40,6 +40,7 @@ def render(report: Report) -> str:
         colours=charts.COLOURS,
         hits=HITS,
         agreements=AGREEMENTS,
+        dropped=wording.DROPPED,
         reached=[index for index, stage in enumerate(report.stages) if stage.reached],
         last_looks=last_looks(report),
     )

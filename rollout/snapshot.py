@@ -354,6 +354,14 @@ class Counter:
         return f"pair.latency.{role}.{latency_bin(seconds)}"
 
     @staticmethod
+    def by_prefix(latency: str, outcome: str) -> str:
+        """A `latency` or `arm_latency`, of those for which the arm's known prefixes did this.
+
+        `outcome` is hit, miss, slid or off. Model servers that do not tell have none of these.
+        """
+        return f"prefix.{outcome}.{latency}"
+
+    @staticmethod
     def mirror_dropped(why: str) -> str:
         """Mirrors that were intended but not compared (full, bytes, timeout, error, refused)."""
         return f"mirror.dropped.{why}"

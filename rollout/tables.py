@@ -7,10 +7,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from rollout.latencies import Quantiles
 from rollout.orders import RolloutStatus, Status
 from rollout.quantities import duration
 from rollout.snapshot import HITS
-from rollout.tally import Quantiles, RoleTally, StageTally
+from rollout.tally import RoleTally, StageTally
 from rollout.verdict import Check, Verdict
 from rollout.wording import count, milliseconds, percent, span
 

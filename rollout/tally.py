@@ -9,12 +9,10 @@ be undone. `tally` is both.
 
 What was never counted is None, not 0: no data is an outcome of its own.
 
-Quantiles are nearest-rank on bins: the smallest bin with at least `q n` observations at or below.
-Latencies carry the 1 % relative error of `latency_bin`; agreement is rounded down to hundredths by
-`share_bin`, so a mean of it may be short of the true one by up to 0.01, never above it.
+Agreement is rounded down to hundredths by `share_bin`, so a mean of it may be short of the true one
+by up to 0.01, never above it. Latencies: `rollout.latencies`.
 """
 
-import math
 import re
 from collections import Counter as Multiset
 from collections.abc import Callable, Iterable, Mapping
@@ -24,6 +22,16 @@ from types import MappingProxyType
 from typing import Final
 
 from rollout.errors import RolloutError
+from rollout.latencies import (
+    BY_PREFIX,
+    ByPrefix,
+    PrefixBins,
+    Quantiles,
+    prefix_bins,
+    quantile,
+    quantiles_of,
+    told_apart,
+)
 from rollout.plan import Stage
 from rollout.snapshot import (
     ALL_MINUTES,
@@ -33,7 +41,6 @@ from rollout.snapshot import (
     Frozen,
     Mode,
     Role,
-    latency_of,
     stratum_names,
 )
 
@@ -66,21 +73,12 @@ _OBSERVED: Final = "|".join(
 _LABELS: Final = re.compile(r"(?:first\.)?(?:pair\.)?(?:due|labels|hit[0-9]+)(?:\..*)?")
 """What counts by its label window."""
 _COUNTER: Final = re.compile(
-    rf"overridden|keyless|sampled|keys\.beyond|(?:first\.)?(?:{_OBSERVED})"
+    rf"overridden|keyless|sampled|keys\.beyond|(?:first\.)?(?:{_OBSERVED})|{BY_PREFIX.pattern}"
 )
 
 
 class CountsError(RolloutError):
     """A count that no gateway of this version writes: its field, its counter or its value."""
-
-
-class Quantiles(Frozen):
-    """A duration's distribution, in milliseconds; None where nothing was measured."""
-
-    n: int
-    p50: float | None
-    p95: float | None
-    p99: float | None
 
 
 class Agreement(Frozen):
@@ -109,6 +107,8 @@ class RoleTally(Frozen):
     """What the client waited for."""
     arm_latency_ms: Quantiles
     """The arm's own time on mirrored pairs."""
+    latency_by_prefix: ByPrefix
+    arm_latency_by_prefix: ByPrefix
     labels: int
     hits: dict[int, int]
     """Labelled requests whose truth was among the first k; one entry for each k of HITS."""
@@ -262,7 +262,9 @@ def read(counts: Mapping[str, int]) -> Counts:
 def summarise(stage: Stage, counts: Counts, strata: tuple[str, ...] = STRATA) -> StageTally:
     """Compute the figures of checked counts, in all and in `strata`."""
     total = counts.total
-    incumbent, candidate = _role(total, "incumbent"), _role(total, "candidate")
+    by_prefix = prefix_bins(total)
+    incumbent = _role(total, "incumbent", by_prefix)
+    candidate = _role(total, "candidate", by_prefix)
     requests = incumbent.assigned + candidate.assigned
     intended = total.get(Counter.MIRROR_INTENDED, 0)
     compared = total.get(Counter.MIRROR_COMPARED, 0)
@@ -295,19 +297,6 @@ def percent(part: int, whole: int) -> float | None:
     return 100 * part / whole if whole else None
 
 
-def quantile(bins: Mapping[int, int], q: float) -> int | None:
-    """The nearest-rank quantile of binned observations: a bin, or None when there are none."""
-    n = sum(bins.values())
-    if n == 0:
-        return None
-    rank, seen = max(1, math.ceil(q * n - 1e-9)), 0
-    for bin_ in sorted(bins):
-        seen += bins[bin_]
-        if seen >= rank:
-            return bin_
-    raise AssertionError("unreachable: the ranks end with the last bin")
-
-
 @lru_cache(maxsize=1 << 14)  # a judge reads the same few thousand names at every look
 def _split(field: str) -> tuple[str, str]:
     """Take `minute|stratum|counter` apart into stratum and counter."""
@@ -337,10 +326,12 @@ def _counts(sums: Mapping[str, Mapping[str, int]]) -> Counts:
     return Counts(MappingProxyType({name: counters for name, counters in kept.items() if counters}))
 
 
-def _role(total: Mapping[str, int], role: Role) -> RoleTally:
+def _role(total: Mapping[str, int], role: Role, by_prefix: PrefixBins) -> RoleTally:
     assigned = total.get(Counter.assigned(role), 0)
     errors = _tails(total, Counter.error(role, ""))
     error_count = sum(errors.values())
+    latency_ms = _quantiles(_tails(total, f"latency.{role}."))
+    arm_latency_ms = _quantiles(_tails(total, f"pair.latency.{role}."))
     return RoleTally(
         role=role,
         assigned=assigned,
@@ -348,8 +339,12 @@ def _role(total: Mapping[str, int], role: Role) -> RoleTally:
         error_count=error_count,
         error_percent=percent(error_count, assigned),
         fallbacks=total.get(Counter.fallback(role), 0),
-        latency_ms=_quantiles(_tails(total, f"latency.{role}.")),
-        arm_latency_ms=_quantiles(_tails(total, f"pair.latency.{role}.")),
+        latency_ms=latency_ms,
+        arm_latency_ms=arm_latency_ms,
+        latency_by_prefix=told_apart(by_prefix.get(f"latency.{role}", {}), latency_ms.n),
+        arm_latency_by_prefix=told_apart(
+            by_prefix.get(f"pair.latency.{role}", {}), arm_latency_ms.n
+        ),
         labels=total.get(Counter.labels(role), 0),
         hits={k: total.get(Counter.hit(role, k), 0) for k in HITS},
     )
@@ -384,18 +379,7 @@ def _bins(tails: Iterable[tuple[str, int]]) -> dict[int, int]:
 
 
 def _quantiles(tails: Mapping[str, int]) -> Quantiles:
-    bins = _bins(tails.items())
-
-    def milliseconds(q: float) -> float | None:
-        bin_ = quantile(bins, q)
-        return None if bin_ is None else 1e3 * latency_of(bin_)
-
-    return Quantiles(
-        n=sum(bins.values()),
-        p50=milliseconds(0.50),
-        p95=milliseconds(0.95),
-        p99=milliseconds(0.99),
-    )
+    return quantiles_of(_bins(tails.items()))
 
 
 def _agreement(tails: Mapping[str, int]) -> Agreement:

@@ -19,6 +19,15 @@ _BORDER: Final = 1e-5
 _ROUNDING: Final = 1e-9
 """What exp loses: an e-value of 20 may come as 19.999999999999996."""
 
+DROPPED: Final[Mapping[str, str]] = {
+    "full": "mirror queue full",
+    "bytes": "mirror queue full in bytes",
+    "timeout": "timed out",
+    "error": "failed",
+    "refused": "refused by both arms",
+}
+"""Why a mirror that was intended was not compared, in words."""
+
 
 def count(value: float) -> str:
     """A whole number: `12,345`."""

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, NamedTuple
 
-from backends.protocol import Prediction
+from backends.protocol import Prediction, PrefixOutcome
 from backends.sparing import Sparing
 from rollout.snapshot import Cell, Position, Snapshot
 from router.access import ARM_HEADER
@@ -246,6 +246,7 @@ class Gateway:
             decision,
             seconds=seconds,
             failure=failure,
+            prefix=outcome.assigned.prefix,
             fell_back=answered.arm != decision.arm and arm != NOBODY,
             mirrored=decision.mirror is not None,
         )
@@ -296,6 +297,7 @@ class Gateway:
         failure: FailureKind | None,
         fell_back: bool,
         mirrored: bool,
+        prefix: PrefixOutcome | None = None,
     ) -> Cell | None:
         """Report a request in scope of a rollout; say where it counts."""
         role = decision.role
@@ -315,6 +317,7 @@ class Gateway:
                 mirrored=mirrored,
                 seconds=seconds,
                 key=question.terms.key,
+                prefix=prefix,
             )
         )
 

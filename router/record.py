@@ -17,7 +17,7 @@ from hashlib import blake2b
 from typing import Final, Literal, NamedTuple
 
 from backends.comparison import cosine, overlap, rank_biased_overlap
-from backends.protocol import KEPT_NEIGHBORS, Prediction
+from backends.protocol import KEPT_NEIGHBORS, Prediction, PrefixOutcome
 from rollout import background
 from rollout.snapshot import (
     Cell,
@@ -34,7 +34,7 @@ from router.errors import FailureKind, RefusedError, UpstreamError
 
 Dropped = Literal["full", "bytes", "timeout", "error", "refused"]
 """Why a mirror that was intended was not compared."""
-_HISTOGRAMS: Final = ("latency.", "pair.latency.")
+_HISTOGRAMS: Final = ("latency.", "pair.latency.", "prefix.")
 _OVERLAPS: Final[tuple[tuple[Literal["overlap1", "overlap5", "overlap10"], int], ...]] = (
     ("overlap1", 1),
     ("overlap5", 5),
@@ -71,6 +71,11 @@ class Attempt(NamedTuple):
         return self.failure or ("refused" if self.error else "ok")
 
     @property
+    def prefix(self) -> PrefixOutcome | None:
+        """What the arm's known prefixes did for it; None where that is not told."""
+        return self.prediction.prefix if self.prediction else None
+
+    @property
     def top(self) -> tuple[int, ...]:
         """The first ten ids, which labels are judged by."""
         return top_of(self.prediction) if self.prediction else ()
@@ -96,6 +101,8 @@ class Record(NamedTuple):
     """From admission to the answer."""
     key: str | None = None
     """The client's routing key."""
+    prefix: PrefixOutcome | None = None
+    """What the assigned arm's known prefixes did; None where it gave no answer or does not tell."""
 
 
 class Passing(NamedTuple):
@@ -196,7 +203,10 @@ def counts_of(record: Record) -> dict[str, int]:
     if not record.counted:
         return {}
     role = record.assigned
-    counts = {Counter.assigned(role): 1, Counter.latency(role, record.seconds): 1}
+    latency = Counter.latency(role, record.seconds)
+    counts = {Counter.assigned(role): 1, latency: 1}
+    if record.prefix:
+        counts[Counter.by_prefix(latency, record.prefix)] = 1
     if record.failure:
         counts[Counter.error(role, record.failure)] = 1
     if record.fell_back:
@@ -239,8 +249,8 @@ def counts_of_pair(pair: Pair) -> Multiset[str]:
         counts[Counter.mirror_dropped(verdict)] += 1
         return counts
     counts[Counter.MIRROR_COMPARED] += 1
-    counts[Counter.arm_latency("incumbent", incumbent.seconds)] += 1
-    counts[Counter.arm_latency("candidate", candidate.seconds)] += 1
+    _count_times(counts, "incumbent", incumbent)
+    _count_times(counts, "candidate", candidate)
     vectors = incumbent.prediction.vector, candidate.prediction.vector
     ids = incumbent.top, candidate.top
     counts[Counter.pair_value("cosine", cosine(*vectors))] += 1
@@ -248,6 +258,14 @@ def counts_of_pair(pair: Pair) -> Multiset[str]:
     for name, k in _OVERLAPS:
         counts[Counter.pair_value(name, overlap(*ids, k))] += 1
     return counts
+
+
+def _count_times(counts: Multiset[str], role: Role, attempt: Attempt) -> None:
+    """Count an arm's own time, and what its known prefixes did for it, where it tells."""
+    latency = Counter.arm_latency(role, attempt.seconds)
+    counts[latency] = 1
+    if attempt.prefix:
+        counts[Counter.by_prefix(latency, attempt.prefix)] = 1
 
 
 def _overs(pair: Pair, mark: str) -> tuple[bool, bool]:

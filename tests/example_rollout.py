@@ -67,7 +67,7 @@ class Traffic:
             self.count(Counter.error(role, kind))
             self.count(Counter.fallback(role))
             times[role] *= 3
-        self.count(Counter.latency(role, times[role] + 0.0015))
+        self.time(Counter.latency(role, times[role] + 0.0015), role, length)
         labelled = self.chance(93)
         hits = {arm: self.hits(arm) for arm in MEDIAN_S}
         self.count(Counter.due(role))
@@ -99,7 +99,7 @@ class Traffic:
         overlap = {k: float(self.rng.binomial(k, max(0, cosine) ** 2)) / k for k in HITS}
         rbo = float(np.clip(overlap[10] + self.rng.normal(0, 0.05), 0, 1))
         for arm, time in times.items():
-            self.count(Counter.arm_latency(arm, time))
+            self.time(Counter.arm_latency(arm, time), arm, length)
         self.count(Counter.pair_over("budget", incumbent=False, candidate=False))
         self.count(Counter.PAIR_DUE)
         self.count(Counter.SAMPLED)
@@ -119,6 +119,11 @@ class Traffic:
                 top={arm: tuple(map(int, self.rng.integers(0, 7200, 10))) for arm in times},
             )
         )  # fmt: skip
+
+    def time(self, latency: str, role: Role, length: int) -> None:
+        self.count(latency)
+        slid = length > (100 if role == "incumbent" else 500)
+        self.count(Counter.by_prefix(latency, "slid" if slid else ("hit", "miss")[length % 2]))
 
     def latency(self, role: Role, length: int) -> float:
         reads = min(length, 100 if role == "incumbent" else 500)

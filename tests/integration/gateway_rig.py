@@ -34,6 +34,7 @@ from backends.protocol import (
     HEADER_LENGTH,
     Floats,
     Prediction,
+    PrefixOutcome,
     read_infer,
     read_lookup,
     version_of,
@@ -139,6 +140,8 @@ class StubBackend:
     listed: tuple[int, ...] | None = None
     """The ids that its bank says it has; None for a backend that lists none."""
     bank_name: str = "a-bank"
+    prefix: PrefixOutcome | None = None
+    """What its known prefixes did, as it tells; None for one of an older version."""
     left: int = 0
     seen: list[dict[str, str]] = field(default_factory=list)
     top_k: list[int] = field(default_factory=list)
@@ -214,7 +217,8 @@ class StubBackend:
             checkpoint=f"{self.arm}-checkpoint",
             bank="a-bank",
         )
-        message = write_answer(answer, question)
+        extra = {"prefix": self.prefix} if self.prefix else {}
+        message = write_answer(answer, question, extra=extra)
         return Response(message.body, headers=dict(message.headers))
 
 

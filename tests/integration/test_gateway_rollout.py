@@ -6,6 +6,7 @@ import os
 import signal
 import time
 import uuid
+from collections import Counter as Multiset
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -268,6 +269,28 @@ async def test_in_a_shadow_stage_the_incumbent_answers_and_the_pair_is_compared(
         sample = Sample.model_validate_json(kept)
         assert found["sampled"] == 1
         assert (sample.request_id, sample.length, sample.overlap10) == (name, 120, 1.0)
+
+
+async def test_latency_is_counted_by_what_the_arms_known_prefixes_did_and_no_client_is_told(
+    tmp_path: Path, valkey_url: str
+) -> None:
+    async with rollout(tmp_path, valkey_url, weight=0, shadow_sample=100) as rig:
+        rig.phase1.prefix, rig.phase2.prefix = "slid", "hit"
+        await rig.predict(120)
+        tensor = {"name": "CONTEXT", "shape": [1, 120, 768], "datatype": "FP32"}
+        asked = {"inputs": [{**tensor, "data": [0.5] * 120 * 768}]}
+        response = await rig.client.post("/v2/models/lvm/infer", json=asked)
+        assert "prefix" not in response.json()["parameters"]
+        found = await counts_with(valkey_url, mirror_compared=2)
+        by_prefix: Multiset[str] = Multiset()
+        for name, by in found.items():
+            if name.startswith("prefix."):
+                by_prefix[name.rpartition(".")[0]] += by
+        assert by_prefix == {
+            "prefix.slid.latency.incumbent": 2,
+            "prefix.slid.pair.latency.incumbent": 2,
+            "prefix.hit.pair.latency.candidate": 2,
+        }
 
 
 async def test_in_an_ab_stage_the_arm_that_does_not_answer_gets_the_copy(

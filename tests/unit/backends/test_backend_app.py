@@ -173,6 +173,7 @@ def test_every_answer_carries_the_identity_of_what_computed_it(
         assert head["model_name"] == "lvm"
         assert head["model_version"] == VERSION
         assert {name: head["parameters"][name] for name in IDENTITY} == IDENTITY
+        assert head["parameters"]["prefix"] == "off"
 
 
 def test_a_raw_body_is_one_context_and_its_answer_is_binary(client: TestClient) -> None:

@@ -69,6 +69,7 @@ def test_a_context_that_grew_by_one_vector_costs_one_step_and_gets_the_same_answ
     task = known.prepare(known.question(Request(CONTEXT)))
     assert (task.length, known.prefix_outcome(task)) == (1, "hit")
     grown, whole = answer(known, Request(CONTEXT)), answer(predictor(40), Request(CONTEXT))
+    assert (grown.prefix, whole.prefix) == ("hit", "off")
     np.testing.assert_allclose(grown.vector, whole.vector, atol=2e-6)
     assert grown.ids.tolist() == whole.ids.tolist()
     assert grown.window == 30

@@ -392,7 +392,7 @@ def test_binary_floats_that_are_not_finite_are_refused_by_place() -> None:
 def same(found: Prediction, expected: Prediction) -> None:
     for name in ("vector", "ids", "scores"):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
-    for name in ("length", "window", "checkpoint", "bank", "truncated"):
+    for name in ("length", "window", "checkpoint", "bank", "truncated", "prefix"):
         assert getattr(found, name) == getattr(expected, name)
 
 
@@ -432,6 +432,23 @@ def test_an_answer_in_json_has_no_header_length_and_one_in_binary_has_no_floats_
     assert [len(output["data"]) for output in document["outputs"]] == [768, 2, 2]
     binary = write_answer(prediction(), Request(VECTORS, binary_outputs=frozenset(OUTPUTS)))
     assert len(binary.body) == int(binary.headers[HEADER_LENGTH]) + 768 * 4 + 2 * 8 + 2 * 4
+
+
+@pytest.mark.parametrize("binary", [frozenset(OUTPUTS), frozenset[str]()])
+def test_what_known_prefixes_did_is_told_beside_what_computed_it(binary: frozenset[str]) -> None:
+    asked = Request(VECTORS, binary_outputs=binary)
+    for word in ("hit", "miss", "slid", "off", "hit"):
+        message = write_answer(prediction(), asked, extra={"prefix": word})
+        assert read_answer(message.body, message.headers.get(HEADER_LENGTH)).prefix == word
+
+
+@pytest.mark.parametrize("told", [None, "", "a word of a later version", 7, ["hit"], {"hit": 1}])
+def test_a_word_about_prefixes_that_is_not_known_spoils_no_answer(told: object) -> None:
+    extra = {} if told is None else {"prefix": told}
+    message = write_answer(prediction(), Request(VECTORS, id="me"), extra=extra)
+    found = read_answer(message.body, message.headers.get(HEADER_LENGTH))
+    assert found.prefix is None
+    same(found, prediction())
 
 
 def test_only_the_wanted_outputs_are_written_in_the_wanted_order() -> None:

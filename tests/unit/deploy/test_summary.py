@@ -7,8 +7,8 @@ from rich.console import Console
 
 from deploy.summary import NOTHING, decimal, hits, percent, quantiles, stage_table
 from rollout.document import Rate
+from rollout.latencies import Quantiles
 from rollout.report import Report, build
-from rollout.tally import Quantiles
 
 
 def shown(report: Report) -> dict[str, list[str]]:

@@ -11,7 +11,7 @@ from judged import AB25, AB50, AB100, SHADOW, World, healthy, kinds, look
 from rollout.forms import relative
 from rollout.judge import Check, Seen, Verdict, combine, unreadable
 from rollout.plan import DEFAULT_PLAN, Stage
-from rollout.snapshot import latency_bin
+from rollout.snapshot import Counter, latency_bin
 from rollout.tally import Counts, read
 
 ENOUGH = healthy(SHADOW, 30_000).seen(), healthy(AB25).seen(), healthy(AB50).seen()
@@ -396,3 +396,16 @@ def test_each_form_of_a_check_keeps_its_own_counts_and_their_e_values_average() 
     alone = [one for one in found.gate.checks if one.name == "latency budget"]
     assert alone[0].evidence is not None
     assert alone[0].evidence.parts == ()
+
+
+@pytest.mark.parametrize("stage", DEFAULT_PLAN.stages, ids=lambda stage: stage.name)
+def test_what_is_for_the_report_alone_moves_no_verdict(stage: Stage) -> None:
+    world = healthy(stage)
+    more = {
+        Counter.by_prefix(f"{measure}.{role}.{bin_}", outcome): 5
+        for measure in ("latency", "pair.latency")
+        for role in ("incumbent", "candidate")
+        for bin_ in (200, 900)
+        for outcome in ("hit", "miss", "slid", "off")
+    }
+    assert look(replace(world, more=more).seen()) == look(world.seen())

@@ -24,6 +24,7 @@ from rollout.report import (
     ReportInput,
     build,
     render_html,
+    render_markdown,
     wilson,
 )
 from rollout.snapshot import Counter
@@ -221,6 +222,37 @@ def test_the_summary_names_share_state_verdict_agreement_and_hits(report: Report
     assert "When the stage ab-100 was left, its gate said PASS, passed: " in words
     assert "mean cosine of 0.8" in words
     assert "untrained" in words
+
+
+def test_latency_is_shown_by_known_prefix_for_each_stage_and_arm(report: Report, html: str) -> None:
+    page = Page(html)
+    paths = {figure["data-path"] for figure in page.figures}
+    for stage, measure in itertools.product(
+        range(4), ("latency_by_prefix", "arm_latency_by_prefix")
+    ):
+        path = f"stages.{stage}.candidate.{measure}"
+        assert {f"{path}.hit_percent", f"{path}.hits.p95", f"{path}.misses.p50"} <= paths
+    apart = report.stages[3].candidate.latency_by_prefix
+    assert apart.hits.n + apart.misses.n == report.stages[3].candidate.latency_ms.n
+    never = report.stages[1].incumbent.latency_by_prefix
+    assert (never.hit_percent, never.slid) == (0, never.misses.n)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_where_no_model_server_tells_of_prefixes_it_says_not_told(given: ReportInput) -> None:
+    counts = {Counter.assigned("incumbent"): 3, Counter.latency("incumbent", 0.01): 3}
+    report = with_counts(given, "ab-25", counts)
+    assert report.stages[1].incumbent.latency_by_prefix.not_told == 3
+    assert render_html(report).count(">not told<") == 1
+    assert render_markdown(report).count("| not told |") == 1
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_why_mirrors_were_dropped_is_told_in_words(given: ReportInput) -> None:
+    counts = {Counter.MIRROR_INTENDED: 5, Counter.mirror_dropped("full"): 3}
+    report = with_counts(given, "shadow-5", counts)
+    assert "mirror queue full 3" in render_markdown(report)
+    assert re.search(r"mirror queue full <span[^>]*mirror_dropped.full", render_html(report))
 
 
 def test_the_headline_names_who_started_and_who_ended_it(report: Report) -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rollout.latencies import quantile
 from rollout.plan import Stage
 from rollout.snapshot import ALL_MINUTES, HITS, Counter, Role, latency_bin, latency_of, stratum
 from rollout.tally import (
@@ -15,7 +16,6 @@ from rollout.tally import (
     CountsError,
     StageTally,
     is_label,
-    quantile,
     read,
     stage_counts,
     summarise,
@@ -49,6 +49,11 @@ counters = st.one_of(
     st.builds(Counter.fallback, roles),
     st.builds(Counter.latency, roles, seconds),
     st.builds(Counter.arm_latency, roles, seconds),
+    st.builds(
+        Counter.by_prefix,
+        st.builds(Counter.latency, roles, seconds) | st.builds(Counter.arm_latency, roles, seconds),
+        st.sampled_from(["hit", "miss", "slid", "off"]),
+    ),
     st.builds(Counter.mirror_dropped, st.sampled_from(["full", "timeout", "error", "bytes"])),
     st.builds(Counter.pair_error, st.booleans(), st.booleans()),
     st.builds(
@@ -60,7 +65,9 @@ counters = st.one_of(
     st.builds(Counter.pair_over, marks, st.booleans(), st.booleans()),
     label_counters,
 )
-observed = counters.filter(lambda name: name not in (Counter.OVERRIDDEN, Counter.KEYLESS))
+observed = counters.filter(
+    lambda name: not name.startswith((Counter.OVERRIDDEN, Counter.KEYLESS, "prefix."))
+)
 counters |= st.builds(Counter.first, observed) | st.just(Counter.KEYS_BEYOND)
 fields = st.builds(
     lambda minute, length, counter: f"{minute}|{stratum(length)}|{counter}",
@@ -209,6 +216,33 @@ def test_what_clients_waited_and_what_the_arms_took_are_kept_apart() -> None:
     assert found.candidate.arm_latency_ms.p95 == pytest.approx(200, rel=0.01)
 
 
+def test_a_latency_is_told_apart_by_what_known_prefixes_did() -> None:
+    quick, slow = Counter.latency("candidate", 0.01), Counter.latency("candidate", 0.1)
+    counts = {
+        quick: 6,
+        slow: 5,
+        Counter.by_prefix(quick, "hit"): 6,
+        Counter.by_prefix(slow, "miss"): 1,
+        Counter.by_prefix(slow, "slid"): 2,
+        Counter.by_prefix(slow, "off"): 1,
+        Counter.by_prefix(Counter.arm_latency("candidate", 0.2), "hit"): 1,
+    }
+    found = of(counts).candidate
+    assert found.latency_ms.n == 11
+    served = found.latency_by_prefix
+    assert (served.hits.n, served.misses.n, served.slid, served.off) == (6, 4, 2, 1)
+    assert (served.hit_percent, served.not_told) == (60, 1)
+    assert served.hits.p99 == pytest.approx(10, rel=0.01)
+    assert served.misses.p50 == pytest.approx(100, rel=0.01)
+    assert found.arm_latency_by_prefix.hits.n == 1
+    assert of(counts).incumbent.latency_by_prefix.hit_percent is None
+
+
+def test_what_an_older_model_server_does_not_tell_is_not_told() -> None:
+    found = of({Counter.latency("candidate", 0.01): 3}).candidate.latency_by_prefix
+    assert (found.hit_percent, found.not_told, found.hits.n) == (None, 3, 0)
+
+
 def test_hits_count_by_assigned_arm_and_by_pair() -> None:
     counts = {
         Counter.labels("candidate"): 10,
@@ -233,6 +267,8 @@ def test_hits_count_by_assigned_arm_and_by_pair() -> None:
         ("7|<=100|assigned.candidate\n", 1, "unknown counter"),
         ("7|<=100|over.candidate.p42", 1, "unknown counter 'over.candidate.p42'"),
         ("7|<=100|first.first.assigned.candidate", 1, "unknown counter"),
+        ("7|<=100|prefix.near.latency.candidate.7", 1, "unknown counter"),
+        ("7|<=100|first.prefix.hit.latency.candidate.7", 1, "unknown counter"),
         ("7|<=100|first.keyless", 1, "unknown counter 'first.keyless'"),
         ("7|0-100|keyless", 1, "unknown stratum '0-100'"),
         ("keyless", 1, "minute|stratum|counter"),

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backends.protocol import Prediction
+from backends.protocol import Prediction, PrefixOutcome
 from rollout.plan import Stage
 from rollout.snapshot import Cell, Live, Mark, latency_bin
 from rollout.tally import tally
@@ -60,6 +60,11 @@ def answer(arm: str, ids: tuple[int, ...] = tuple(range(10)), seconds: float = 0
     return Attempt(arm, seconds, prediction=prediction)
 
 
+def told(attempt: Attempt, prefix: PrefixOutcome) -> Attempt:
+    assert attempt.prediction is not None
+    return attempt._replace(prediction=attempt.prediction._replace(prefix=prefix))
+
+
 def failed(arm: str, error: UpstreamError | RefusedError = TIMEOUT) -> Attempt:
     return Attempt(arm, 5.0, error=error)
 
@@ -96,6 +101,15 @@ def test_an_answered_request_counts_its_arm_and_what_the_client_waited() -> None
         "assigned.candidate": 1,
         f"latency.candidate.{latency_bin(0.05)}": 1,
     }
+
+
+def test_what_known_prefixes_did_is_counted_with_what_the_client_waited() -> None:
+    latency = f"latency.candidate.{latency_bin(0.05)}"
+    told = counts_of(record(prefix="hit"))
+    assert told == {"assigned.candidate": 1, latency: 1, f"prefix.hit.{latency}": 1}
+    seen = observation_of(KEYED, CELL, "request", "a key", told)
+    assert seen is not None
+    assert seen.counters == ("assigned.candidate",)
 
 
 def test_a_failed_candidate_is_its_own_error_even_if_the_incumbent_answered() -> None:
@@ -217,6 +231,15 @@ def test_two_equal_answers_agree_in_everything() -> None:
             f"pair.{name}.100": 1 for name in ("cosine", "rbo", "overlap1", "overlap5", "overlap10")
         },
     }
+
+
+def test_what_known_prefixes_did_is_counted_with_each_arms_own_time() -> None:
+    counts = counts_of_pair(pair(told(answer("phase1"), "slid"), told(answer("phase2"), "hit")))
+    assert {name: by for name, by in counts.items() if name.startswith("prefix.")} == {
+        f"prefix.slid.pair.latency.incumbent.{latency_bin(0.01)}": 1,
+        f"prefix.hit.pair.latency.candidate.{latency_bin(0.01)}": 1,
+    }
+    assert failed("phase1").prefix is None
 
 
 def test_agreement_is_over_the_first_ten_however_many_were_asked_for() -> None:
