@@ -22,6 +22,8 @@ PADDING: Final = 0.1
 PATIENCE: Final = 2.0
 COMPANY: Final = 0.25
 """The share of a batch's own time that it may wait for requests that are being received."""
+BATCHED: Final = 0.5
+"""What a vector in a full batch takes at least, of what one alone takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +89,25 @@ def company_until(
     served = [waiting for waiting in queue if not waiting.mirrored]
     if not served or not arriving or len(queue) >= largest:
         return 0.0
-    patience = COMPANY * pace * max(waiting.length for waiting in served)
+    lengths = [waiting.length for waiting in served]
+    patience = COMPANY * pace * max(*lengths, BATCHED * sum(lengths))
     first = min(waiting.admitted_at for waiting in served)
     return min(first, max(arriving)) + patience
+
+
+def joins(
+    newcomer: Waiting, running: Sequence[Waiting], now: float, began: float, *, pace: float
+) -> bool:
+    """Say whether a run that `began` is to be given up and begun again with a `newcomer`.
+
+    Of requests that come at once the first is whole before a byte of the next is there. It does not
+    wait for what cannot be seen; so its run, when it is alone, is begun anew with one of like
+    length that came within the time for which it would have waited, had that one been seen.
+    """
+    if len(running) != 1 or newcomer.mirrored != running[0].mirrored:
+        return False
+    lengths = [running[0].length, newcomer.length]
+    return now - began <= COMPANY * pace * lengths[0] and padding_of(lengths) <= PADDING
 
 
 def padding_of(lengths: Sequence[int]) -> float:

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from backends.bank import Asked, Bank, Neighbours
-from backends.engine.port import Engine, Piece, Reading, State, warm
+from backends.engine.port import Engine, GivenUpError, Piece, Reading, State, warm
 from backends.errors import NotFiniteError
 from backends.fingerprint import Prints, prints_of
 from backends.prefix import NOTHING, Known, Link, PrefixStates, links_of
@@ -26,7 +26,7 @@ NO_STATES: Final = 0
 class Question:
     """A request with its window [n, 768] and the window's links (none where no prefix can be).
 
-    `prints` [length, 4]: the fingerprints of the request's vectors, where the links needed them.
+    `prints` [length, 4]: the fingerprints of the request's vectors, where anything needs them.
     """
 
     request: Request
@@ -81,16 +81,22 @@ class Predictor:
         """Whether a prefix of a request's window may be known, or be kept."""
         return self.prefixes.enabled and request.length <= self.window
 
+    def needs_prints(self, request: Request) -> bool:
+        """Whether its vectors' fingerprints are needed: for a prefix, or to leave them out."""
+        return request.exclude_context or self.remembers(request)
+
     def question(self, request: Request, prints: Prints | None = None) -> Question:
         """Cut a request's window, and link it where the predictor `remembers` such.
 
         `prints` are the fingerprints of the request's vectors, if they have been taken already.
+        They are best taken at once, while the cache still has what was received.
         """
         window = request.context[-self.window :]
-        if not self.remembers(request):
+        if not self.needs_prints(request):
             return Question(request, window)
         prints = prints_of(request.context) if prints is None else prints
-        return Question(request, window, links_of(prints, self.prefixes.lengths(prints)), prints)
+        links = links_of(prints, self.prefixes.lengths(prints)) if self.remembers(request) else ()
+        return Question(request, window, links, prints)
 
     def prepare(self, question: Question) -> Task:
         """Find what is known of a question's window."""
@@ -105,11 +111,16 @@ class Predictor:
         return "hit" if task.known.length else "miss"
 
     def read(self, tasks: Sequence[Task]) -> Batch:
-        """Read tasks as one batch; one by one when the batch fails as a whole."""
+        """Read tasks as one batch; one by one when the batch fails as a whole.
+
+        Raises GivenUpError when the engine was told to give it up.
+        """
         pieces = [Piece(t.question.window[t.known.length :], t.known.state) for t in tasks]
         began = time.perf_counter()
         try:
             readings = self.engine.run(pieces)
+        except GivenUpError:
+            raise
         except Exception as error:  # noqa: BLE001 - it belongs to one of these requests
             if len(tasks) == 1:
                 return Batch((Outcome(None, error=error),), time.perf_counter() - began)
@@ -191,7 +202,6 @@ def _asked(question: Question, reading: Reading) -> Asked:
             f"context is (the largest is {np.abs(question.window).max():.3g}; vectors of length 1 "
             "are expected)"
         )
-    exclude = None
-    if request.exclude_context:
-        exclude = prints_of(request.context) if question.prints is None else question.prints
-    return Asked(reading.vector, request.top_k, exclude)
+    return Asked(
+        reading.vector, request.top_k, question.prints if request.exclude_context else None
+    )

@@ -3,13 +3,15 @@
 Everything but the work itself happens on the event loop, so there is no lock: requests wait in a
 list, and whenever the engine's only thread is free the next batch is chosen (batching.py) and
 handed over. A lone request never waits for company; one beside whose body others are just being
-received waits for these, a small part of the time that it takes itself. A lone step that takes the
-engine less than a turn to its thread and back may take is done on the loop, as long as it takes no
-longer than the loop may be held up. A request leaves the queue
-when its turn comes, when its deadline passes, or when its caller is cancelled because the client
-left; in the last two cases it never costs the engine anything. A full queue refuses at once. A
-request that fails fails alone. A worker that stops finishes the batch that runs and fails those
-that wait: no caller is left without an answer.
+received waits for these, a small part of the time that it takes itself; and where it has begun
+within that time, its run is given up and begun again with them. A lone step that takes the engine
+less than a turn to its thread and back may take is done on the loop, as long as it takes no longer
+than the loop may be held up.
+
+A request leaves the queue when its turn comes, when its deadline passes, or when its caller is
+cancelled because the client left; in the last two cases it never costs the engine anything. A full
+queue refuses at once. A request that fails fails alone. A worker that stops finishes the batch that
+runs and fails those that wait: no caller is left without an answer.
 
 The engine is made in its own thread too (`load`), while the server already answers.
 """
@@ -26,7 +28,8 @@ from typing import Final
 from opentelemetry.context import Context
 
 from backends import tracing
-from backends.batching import Waiting, choose, company_until
+from backends.batching import Waiting, choose, company_until, joins
+from backends.engine.port import GivenUpError
 from backends.errors import DeadlineError, NotReadyError, OverloadedError, StoppingError
 from backends.fingerprint import prints_of
 from backends.hand import Hand
@@ -52,6 +55,10 @@ class _Job:
     future: asyncio.Future[Prediction]
     taken: bool = False
     """Whether it has left the queue: its turn has come, or its deadline has passed."""
+    turn_at: float = 0.0
+    """When its turn came."""
+    again: bool = False
+    """Whether its run was given up: that happens to nobody twice."""
     trace: Context | None = field(default_factory=tracing.current)
 
     def fail(self, error: BaseException) -> None:
@@ -70,6 +77,7 @@ class Worker:
         self._hand = Hand("engine")
         self._queue: list[_Job] = []
         self._running: Sequence[_Job] = ()
+        """What the engine's thread reads."""
         self._turn: asyncio.Handle | None = None
         self._bodies: dict[object, float] = {}
         """When each body that is being received began."""
@@ -185,6 +193,7 @@ class Worker:
         waiting = Waiting(task.length, began, deadline, mirrored)
         job = _Job(task, waiting, asyncio.get_running_loop().create_future())
         self._queue.append(job)
+        self._join(predictor, job)
         self._plan_turn()
         try:
             return await job.future
@@ -202,6 +211,22 @@ class Worker:
         if self._turn is None and self._free.is_set():
             self._turn = asyncio.get_running_loop().call_soon(self._take_turn)
 
+    def _join(self, predictor: Predictor, job: _Job) -> None:
+        """Have a run that has just begun without `job` given up, if it is to be begun with it."""
+        if (
+            self._running
+            and not self._stopping
+            and not self._running[0].again
+            and joins(
+                job.waiting,
+                [running.waiting for running in self._running],
+                job.waiting.admitted_at,
+                self._running[0].turn_at,
+                pace=self._pace,
+            )
+        ):
+            predictor.engine.give_up()
+
     def _take_turn(self) -> None:
         """Hand the next batch over, or wait for the company that is on its way."""
         self._turn = None
@@ -215,19 +240,7 @@ class Worker:
             return
         predictor = self.loaded()
         tasks = [job.task for job in jobs]
-        began = time.perf_counter()
-
-        def done(batch: Batch | None, error: BaseException | None) -> None:
-            self._running = ()
-            self._free.set()
-            if batch is None:  # a fault of ours: nobody may wait for ever
-                for job in jobs:
-                    job.fail(error or RuntimeError("no answer and no error"))
-            else:
-                self._hand_out(predictor, jobs, batch, began)
-            if self._queue and not self._stopping:
-                self._take_turn()
-
+        done = functools.partial(self._done, predictor, jobs, time.perf_counter())
         if self._is_quick(predictor, jobs):
             try:
                 batch = predictor.read(tasks)
@@ -239,6 +252,27 @@ class Worker:
         self._running = jobs
         self._free.clear()
         self._hand.do(lambda: predictor.read(tasks), done)
+
+    def _done(
+        self,
+        predictor: Predictor,
+        jobs: Sequence[_Job],
+        began: float,
+        batch: Batch | None,
+        error: BaseException | None,
+    ) -> None:
+        """Hand out what was read since `began`, and go on."""
+        self._running = ()
+        self._free.set()
+        if batch is not None:
+            self._hand_out(predictor, jobs, batch, began)
+        elif isinstance(error, GivenUpError):
+            self._take_back(jobs)
+        else:  # a fault of ours: nobody may wait for ever
+            for job in jobs:
+                job.fail(error or RuntimeError("no answer and no error"))
+        if self._queue and not self._stopping:
+            self._take_turn()
 
     def _company_until(self) -> float:
         return company_until(
@@ -257,6 +291,16 @@ class Worker:
             and not self._bodies
             and predictor.engine.capabilities.device == "cpu"
         )
+
+    def _take_back(self, jobs: Sequence[_Job]) -> None:
+        """Let those wait again whose run was given up, but for who has left meanwhile."""
+        for job in jobs:
+            job.again = True
+            if self._stopping:
+                job.fail(_stopping())
+            elif not job.future.done():
+                job.taken = False
+                self._queue.append(job)
 
     def _hand_out(
         self, predictor: Predictor, jobs: Sequence[_Job], batch: Batch, began: float
@@ -281,6 +325,9 @@ class Worker:
         times: tuple[float, float, float],
     ) -> None:
         """Measure a batch that is over: when it began, was read, and ended."""
+        for job in jobs:
+            self._metrics.waited(job.task, job.turn_at - job.waiting.admitted_at)
+            tracing.record(job.trace, "queue", job.waiting.admitted_at, job.turn_at)
         self._metrics.batch([job.task for job in jobs], batch.engine_s, batch.search_s)
         self._metrics.prefix_bytes.set(predictor.prefixes.bytes_held)
         _trace(predictor, jobs, *times)
@@ -297,9 +344,7 @@ class Worker:
         gone = {*choice.batch, *choice.expired}
         self._queue = [job for place, job in enumerate(self._queue) if place not in gone]
         for job in jobs:
-            job.taken = True
-            self._metrics.waited(job.task, now - job.waiting.admitted_at)
-            tracing.record(job.trace, "queue", job.waiting.admitted_at, now)
+            job.taken, job.turn_at = True, now
         return jobs
 
 
@@ -327,7 +372,7 @@ def _trace(
 
 async def _question(predictor: Predictor, request: Request) -> Question:
     """Link a request's window; a long one's fingerprints are taken in another thread."""
-    if request.length <= LONG_CONTEXT or not predictor.remembers(request):
+    if request.length <= LONG_CONTEXT or not predictor.needs_prints(request):
         return predictor.question(request)
     return predictor.question(request, await asyncio.to_thread(prints_of, request.context))
 

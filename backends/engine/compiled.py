@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from backends.engine import library
 from backends.engine.packing import Kind, Packed, by_unit, pack
-from backends.engine.port import Capabilities, Piece, Precision, Reading, State
+from backends.engine.port import Capabilities, GivenUpError, Piece, Precision, Reading, State
 from backends.protocol import Floats
 from backends.shape import DIMENSION, HIDDEN, LAYERS
 from backends.weights import Weights
@@ -86,6 +86,7 @@ class CompiledEngine:
         self._dots = precision == "bfloat16"
         self._kept: list[_Held] = []
         self._rooms = _Rooms()
+        self._meeting = library.Meeting()
         self._threads = threads
         self._others = ThreadPoolExecutor(max(1, threads - 1), thread_name_prefix="engine-part")
         arrays = weights.arrays
@@ -127,6 +128,10 @@ class CompiledEngine:
             readings[i] = Reading(predicted[place], np.ascontiguousarray(after[:, place]))
         return readings
 
+    def give_up(self) -> None:
+        """Have the run that is under way raise GivenUpError, within a step."""
+        self._meeting.stop = 1
+
     def _laid_out(self, pieces: Sequence[Piece], layout: _Layout) -> Floats:
         """Normalize the pieces' vectors and put them where the layout has them: [total, 768]."""
         rows = self._rooms.take("rows", int(layout.counts.sum()), DIMENSION)
@@ -143,19 +148,21 @@ class CompiledEngine:
         parts = self._threads if steps >= _WORTH_SHARING else 1
         widths = 3 * HIDDEN + (parts * DIMENSION if self._dots else 0)  # see gru_walk's `room`
         room = self._rooms.take("room", self._kernel.rows_of_a_block() + batch, widths)
-        meeting = (ctypes.c_uint * 2)()
+        meeting = self._meeting = library.Meeting()
 
         def walk(part: int) -> None:
             self._kernel.gru_walk(
                 self._into, self._over, LAYERS, rows.ctypes.data, before.ctypes.data,
                 layout.counts.ctypes.data, steps, layout.last.ctypes.data, outs.ctypes.data,
-                room.ctypes.data, after.ctypes.data, part, parts, meeting,
+                room.ctypes.data, after.ctypes.data, part, parts, ctypes.byref(meeting),
             )  # fmt: skip
 
         others = [self._others.submit(walk, part) for part in range(1, parts)]
         walk(0)
         for other in others:
             other.result()
+        if meeting.over:
+            raise GivenUpError
         return after
 
     def _delta(self, state: Floats) -> Floats:

@@ -43,6 +43,17 @@ class Matrix(ctypes.Structure):
     )
 
 
+class Meeting(ctypes.Structure):
+    """gru.c's `meeting`: where a run's threads meet, and are told to stop."""
+
+    _fields_ = (
+        ("arrived", ctypes.c_uint),
+        ("phase", ctypes.c_uint),
+        ("stop", ctypes.c_uint),
+        ("over", ctypes.c_uint),
+    )
+
+
 def matrix(packed: Packed) -> Matrix:
     """Describe a packed matrix to the kernel."""
     return Matrix(

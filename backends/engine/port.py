@@ -28,6 +28,10 @@ class EngineUnavailableError(LoadError):
     """This engine cannot run on this machine; the message says why and what can."""
 
 
+class GivenUpError(Exception):
+    """A run was told to stop before it was over: see `Engine.give_up`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     """What an engine says about itself, for metadata and logs.
@@ -71,7 +75,13 @@ class Engine(Protocol):
         """Read at least one piece, all at once; the readings are in the pieces' order.
 
         A context that overflows float32 on its way gives numbers that are not finite; its
-        neighbours in the batch are not touched by it.
+        neighbours in the batch are not touched by it. Raises GivenUpError, if that was asked for.
+        """
+
+    def give_up(self) -> None:
+        """Ask for the end of the run that is under way, from another thread.
+
+        It may come too late, or be more than an engine can do: then the run ends as it would have.
         """
 
 

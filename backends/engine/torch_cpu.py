@@ -42,6 +42,9 @@ class TorchEngine:
         """What this engine is."""
         return self._capabilities
 
+    def give_up(self) -> None:
+        """Do nothing: torch's run cannot be stopped."""
+
     @torch.inference_mode()
     def run(self, pieces: Sequence[Piece]) -> list[Reading]:
         """Read the pieces as one packed batch."""

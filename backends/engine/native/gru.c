@@ -90,20 +90,31 @@ typedef struct {
  * depths, whose products are bfloat16's, and those whose candidates' are made of the rest too. */
 enum { COLUMN_PAIRS, WHOLE, DEPTH_PAIRS, FINE_DEPTH_PAIRS };
 
+/* Where threads meet. `stop` is set from outside, at any time; `over`: they have seen it. */
 typedef struct {
-    atomic_uint arrived, phase;
+    atomic_uint arrived, phase, stop, over;
 } meeting;
 
-/* Wait until all `parts` threads are here. */
-static void meet(meeting *at, unsigned parts)
+/* Whoever comes last looks whether to stop, so that all of them do, or none. */
+static void look(meeting *at)
 {
-    if (parts == 1)
-        return;
+    if (atomic_load_explicit(&at->stop, memory_order_relaxed))
+        atomic_store_explicit(&at->over, 1, memory_order_relaxed);
+}
+
+/* Wait until all `parts` threads are here; return whether to stop. */
+static int meet(meeting *at, unsigned parts)
+{
     unsigned phase = atomic_load_explicit(&at->phase, memory_order_relaxed);
+    if (parts == 1) {
+        look(at);
+        return atomic_load_explicit(&at->over, memory_order_relaxed);
+    }
     if (atomic_fetch_add_explicit(&at->arrived, 1, memory_order_acq_rel) + 1 == parts) {
+        look(at);
         atomic_store_explicit(&at->arrived, 0, memory_order_relaxed);
         atomic_store_explicit(&at->phase, phase + 1, memory_order_release);
-        return;
+        return atomic_load_explicit(&at->over, memory_order_relaxed);
     }
     for (unsigned spins = 0; atomic_load_explicit(&at->phase, memory_order_acquire) == phase;)
         if (++spins > SPINS)
@@ -112,6 +123,7 @@ static void meet(meeting *at, unsigned parts)
         else
             __builtin_ia32_pause();
 #endif
+    return atomic_load_explicit(&at->over, memory_order_relaxed);
 }
 
 static inline lanes pick(whole where, lanes yes, lanes no)
@@ -259,9 +271,9 @@ static void step_tile(const matrix *over, int tile, const float *inputs, const f
  * in [N][into->depth], out [N][hidden]: the packed rows of `steps` steps; start [counts[0]][hidden];
  * room [room_rows][3 hidden], where room_rows = BLOCK + counts[0], and own [room_rows][the widest
  * depth], the thread's own. All threads call it with the same arguments but `own` and `part`; each
- * returns when the layer is done.
+ * returns when the layer is done, 0; or 1, when all were told to stop.
  */
-static void walk_layer(const matrix *into, const matrix *over, const float *in, const float *start,
+static int walk_layer(const matrix *into, const matrix *over, const float *in, const float *start,
                        const int32_t *counts, int steps, float *out, float *room, float *own,
                        int part, int parts, meeting *at)
 {
@@ -282,17 +294,20 @@ static void walk_layer(const matrix *into, const matrix *over, const float *in, 
             const float *taken = as_taken(over, before, counts[step], own);
             for (int tile = first; tile < end; tile++)
                 step_tile(over, tile, inputs, before, taken, counts[step], after);
-            meet(at, parts);
+            if (meet(at, parts))
+                return 1;
             before = after;
             done += counts[step];
             inputs += counts[step] * gates;
         }
     }
+    return 0;
 }
 
 /* Read a batch through all layers. `outs` [2][N][hidden]: layers write into them in turn; the last
  * layer's states are in outs[(layers - 1) % 2]. `starts` and `ends` [layers][counts[0]][hidden].
- * `last` [counts[0]]: the packed row at which each context ends. */
+ * `last` [counts[0]]: the packed row at which each context ends. Told to stop, it leaves no answer,
+ * and at->over is 1. */
 void gru_walk(const matrix *into, const matrix *over, int layers, const float *in,
               const float *starts, const int32_t *counts, int steps, const int32_t *last,
               float *outs, float *room, float *ends, int part, int parts, meeting *at)
@@ -304,8 +319,9 @@ void gru_walk(const matrix *into, const matrix *over, int layers, const float *i
     float *own = room + (BLOCK + batch) * (3 * hidden + part * (long)into->depth);
     for (int layer = 0; layer < layers; layer++) {
         float *out = outs + (layer % 2) * rows * hidden;
-        walk_layer(into + layer, over + layer, in, starts + layer * batch * hidden, counts, steps,
-                   out, room, own, part, parts, at);
+        if (walk_layer(into + layer, over + layer, in, starts + layer * batch * hidden, counts,
+                       steps, out, room, own, part, parts, at))
+            return;
         for (long row = part; row < batch; row += parts)
             memcpy(ends + (layer * batch + row) * hidden, out + last[row] * hidden,
                    hidden * sizeof(float));

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.batching import PADDING, Waiting, choose, padding_of
+from backends.batching import PADDING, Waiting, choose, company_until, joins, padding_of
 
 PACE = 0.0001
 
@@ -98,3 +98,42 @@ def test_taking_batches_until_none_is_left_reads_everybody_once(
         for i in seen:
             left.pop(i, None)
     assert sorted(seen) == list(range(len(drawn)))
+
+
+# --- company --------------------------------------------------------------------------------------
+
+LONG = Waiting(400, 10.0)
+"""Takes 40 ms alone, of which a quarter may be waited."""
+
+
+def until(*queue: Waiting, arriving: tuple[float, ...] = (10.001,), largest: int = 16) -> float:
+    return company_until(queue, arriving, largest=largest, pace=PACE)
+
+
+def test_a_request_waits_for_bodies_that_are_on_their_way_and_for_nothing_else() -> None:
+    assert until(LONG) == 10.0 + 0.25 * 0.04
+    assert until(LONG, arriving=()) == 0.0
+    assert until(arriving=(10.0,)) == 0.0
+    assert until(LONG, LONG, largest=2) == 0.0
+
+
+def test_a_body_that_takes_long_already_holds_nobody_up() -> None:
+    assert until(LONG, arriving=(3.0,)) == 3.0 + 0.25 * 0.04 < LONG.admitted_at
+
+
+def test_a_batch_that_has_gathered_waits_for_a_share_of_its_own_time() -> None:
+    assert until(*[LONG] * 8) == 10.0 + 0.25 * 0.5 * 8 * 0.04
+    assert until(LONG, Waiting(400, 10.0, mirrored=True)) == until(LONG)
+
+
+def test_a_lone_run_is_begun_again_with_one_of_like_length_that_came_at_once() -> None:
+    def joined(newcomer: Waiting, *running: Waiting, now: float = 10.005) -> bool:
+        return joins(newcomer, running or (LONG,), now, 10.0, pace=PACE)
+
+    assert joined(Waiting(400, 10.005))
+    assert joined(Waiting(330, 10.005))
+    assert not joined(Waiting(100, 10.005))
+    assert not joined(Waiting(400, 10.02), now=10.02)
+    assert not joined(LONG, LONG, LONG)
+    assert not joined(Waiting(400, 10.005, mirrored=True))
+    assert not joined(LONG, Waiting(400, 10.0, mirrored=True))

@@ -3,6 +3,7 @@
 import copy
 import functools
 import shutil
+import threading
 from pathlib import Path
 from typing import Literal
 
@@ -18,10 +19,10 @@ from safetensors.numpy import save_file
 from backends import weights
 from backends.checkpoint import Checkpoint, save
 from backends.checkpoint import load as load_checkpoint
-from backends.engine import library
+from backends.engine import halves, library
 from backends.engine.compiled import CompiledEngine
 from backends.engine.make import make_engine
-from backends.engine.port import Engine, EngineUnavailableError, Piece, Reading, warm
+from backends.engine.port import Engine, EngineUnavailableError, GivenUpError, Piece, Reading, warm
 from backends.engine.torch_cpu import TorchEngine
 from backends.errors import CheckpointError
 from backends.model import predict
@@ -321,3 +322,28 @@ def test_a_file_that_holds_another_model_is_refused_by_name(tmp_path: Path) -> N
         weights.load(path)
     with pytest.raises(CheckpointError, match="No such file"):
         weights.load(tmp_path / "missing")
+
+
+@pytest.mark.skipif(
+    not halves.can_multiply(), reason="the kernel was built before it could be stopped, or is plain"
+)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_run_that_is_given_up_says_so_and_hurts_no_later_one(file: Path, threads: int) -> None:
+    engine = engine_of(file, threads)
+    expected = engine.run(pieces((60,)))
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            engine.run(pieces((300, 300)))
+        except GivenUpError as error:
+            raised.append(error)
+
+    runs = threading.Thread(target=run)
+    runs.start()
+    while runs.is_alive():
+        engine.give_up()
+    assert len(raised) == 1
+    engine.give_up()  # too late, and for nothing
+    for found, one in zip(engine.run(pieces((60,))), expected, strict=True):
+        assert_equal(found, one)

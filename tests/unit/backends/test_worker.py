@@ -9,7 +9,7 @@ from backend_samples import bank, context
 from prometheus_client import CollectorRegistry
 
 from backends import worker
-from backends.engine.port import Capabilities, Piece, Reading
+from backends.engine.port import Capabilities, GivenUpError, Piece, Reading
 from backends.errors import (
     DeadlineError,
     NotFiniteError,
@@ -38,6 +38,9 @@ class GatedEngine:
         self.running = threading.Event()
         self.seen: list[list[float]] = []
         self.poison: float | None = None
+
+    def give_up(self) -> None:
+        """Run to the end."""
 
     def run(self, pieces: Sequence[Piece]) -> list[Reading]:
         if all(len(piece.vectors) == 2 for piece in pieces):  # not while it is warmed
@@ -331,3 +334,101 @@ async def test_a_fault_of_ours_on_the_loop_leaves_no_caller_without_an_answer(
     monkeypatch.setattr(Predictor, "read", fail)
     with pytest.raises(ZeroDivisionError, match="a fault of ours"):
         await room.ask(2)
+
+
+# --- runs that are given up -----------------------------------------------------------------------
+
+
+class StoppableEngine(GatedEngine):
+    """Gives a run up that waits at the gate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given_up = 0
+
+    def give_up(self) -> None:
+        self.given_up += 1
+        self.gate.set()
+
+    def run(self, pieces: Sequence[Piece]) -> list[Reading]:
+        before = self.given_up
+        readings = super().run(pieces)
+        if self.given_up > before:
+            self.seen.pop()
+            self.gate.clear()
+            self.running.clear()
+            raise GivenUpError
+        return readings
+
+
+@pytest.fixture
+async def hasty() -> AsyncIterator[tuple[Room, StoppableEngine]]:
+    room = Room()
+    room.engine = engine = StoppableEngine()
+    await room.worker.start(room.load)
+    room.worker._pace = 1000.0  # so that whoever comes has come at once
+    yield room, engine
+    engine.gate.set()
+    await room.worker.stop()
+
+
+async def once_more(engine: StoppableEngine) -> None:
+    """Wait until what was given up runs again."""
+    assert await asyncio.to_thread(engine.running.wait, 10)
+
+
+async def test_a_lone_run_is_begun_again_with_who_came_at_once_and_never_a_second_time(
+    hasty: tuple[Room, StoppableEngine],
+) -> None:
+    room, engine = hasty
+    first = await room.occupy()
+    second = room.ask(1)
+    await settle()
+    await once_more(engine)
+    third = room.ask(2)
+    await settle()
+    assert engine.given_up == 1
+    engine.gate.set()
+    await asyncio.gather(first, second, third)
+    await settle()
+    assert engine.seen == [[9, 1], [2]]
+    assert room.metric("backend_queue_wait_seconds_count", length="<=100") == 3
+    assert room.metric("backend_batch_size_requests_sum", length="<=100") == 3
+
+
+async def test_a_request_that_is_withdrawn_when_its_run_is_given_up_does_not_run_again(
+    hasty: tuple[Room, StoppableEngine],
+) -> None:
+    room, engine = hasty
+    first = await room.occupy()
+    second = room.ask(1)
+    await asyncio.sleep(0)
+    first.cancel()
+    await settle()
+    await once_more(engine)
+    engine.gate.set()
+    await second
+    assert engine.seen == [[1]]
+
+
+async def test_a_worker_that_stops_when_a_run_is_given_up_leaves_nobody_without_an_answer(
+    hasty: tuple[Room, StoppableEngine],
+) -> None:
+    room, _ = hasty
+    asked = [await room.occupy(), room.ask(1)]
+    await asyncio.sleep(0)
+    await room.worker.stop()
+    for task in asked:
+        with pytest.raises(StoppingError):
+            await asyncio.wait_for(task, 10)
+
+
+async def test_later_company_does_not_end_a_run(hasty: tuple[Room, StoppableEngine]) -> None:
+    room, engine = hasty
+    room.worker._pace = 0.0  # so that nobody has come at once
+    first = await room.occupy()
+    second = room.ask(1)
+    await settle()
+    engine.gate.set()
+    await asyncio.gather(first, second)
+    assert (engine.given_up, engine.seen) == (0, [[9], [1]])
