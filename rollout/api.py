@@ -195,6 +195,7 @@ class Api:
                 audit=tuple(e for e in history.journal.entries if e.rollout == record.id),
                 warm_up={stage: dict(counts) for stage, counts in history.warm_up.items()},
                 samples=seen.samples,
+                truths=dict(seen.truths),
                 verdicts=record.verdicts,
                 judged=history.judged,
                 trace=history.trace,

@@ -153,6 +153,10 @@ class Difference(Frozen):
     """The first neighbours that each arm named, the nearest first; ten at most."""
     shared: int
     """How many of them both named."""
+    truth: int | None = None
+    """The id of what came in truth; None where it is not known."""
+    truth_place: dict[Role, int | None] | None = None
+    """At which place each arm named it, from 1, the nearest; None for an arm that did not."""
 
 
 class Moment(Frozen):

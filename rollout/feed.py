@@ -111,7 +111,7 @@ class Feed:
         """Take in the truth of a request: the first counts, for every arm that answered."""
         key = self._keys.pending(request_id)
         with _translated():
-            arguments = (str(target_id), *HITS)
+            arguments = (str(target_id), request_id, *HITS)
             outcome = await self._redis.eval(self._label, 1, key, *arguments)
         return cast("LabelOutcome", outcome)
 

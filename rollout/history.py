@@ -48,6 +48,7 @@ async def gather(
     counts: dict[str, dict[str, int]] = {}
     warm: dict[str, dict[str, int]] = {}
     samples: tuple[Sample, ...] = ()
+    truths: dict[str, int] = {}
     for epoch in sorted(set(epochs.values())):
         stages = [stage for stage, last in epochs.items() if last == epoch]
         early = [warm_up(stage) for stage in stages]
@@ -55,10 +56,11 @@ async def gather(
         counts |= {stage: dict(seen.counts[stage]) for stage in stages}
         warm |= {stage: dict(seen.counts[warm_up(stage)]) for stage in stages}
         samples += tuple(one for one in seen.samples if one.stage in stages)  # no warm-up
+        truths |= seen.truths
     ordered = {visit.stage: counts[visit.stage] for visit in record.visits}
     return History(
         record,
-        Observations(ordered, samples),
+        Observations(ordered, samples, truths),
         await store.journal(),
         now,
         warm_up=warm,

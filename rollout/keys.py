@@ -51,8 +51,12 @@ class Keys:
         return f"{self.prefix}background:{place}:{hour}"
 
     def samples(self, rollout: str, evidence_epoch: int, stage: str) -> str:
-        """Name a sorted set of Sample as JSON, by cosine: a stage's lowest ones, capped."""
+        """Name a sorted set of Sample as JSON, by agreement: a stage's lowest ones, capped."""
         return f"{self.prefix}samples:{rollout}:{evidence_epoch}:{stage}"
+
+    def truths(self, rollout: str, evidence_epoch: int, stage: str) -> str:
+        """Name a hash: request id of each of `samples` -> the id of its truth, "" until it came."""
+        return f"{self.counts(rollout, evidence_epoch, stage)}:truths"
 
     def trace(self, rollout: str) -> str:
         """Name a capped list of Point as JSON, oldest first: what the evidence was over time."""

@@ -61,6 +61,8 @@ class _Layout:
                 self._place(keys.samples(one.rollout, one.evidence_epoch, one.stage)),
                 one.agreement,
                 one.model_dump_json(),
+                self._place(keys.truths(one.rollout, one.evidence_epoch, one.stage)),
+                one.request_id,
             )
             for one in batch.samples
         ]

@@ -228,7 +228,8 @@ NOTES: Final = (
     Note(
         about="Where the arms differed most",
         text="Every gateway takes at most five pairs a second as samples, whatever they show. Of "
-        "all samples of a stage, early and late, those with the lowest cosines are kept.",
+        "all samples of a stage, early and late, those with the fewest ids in common are kept. The "
+        "truth of these is kept when it comes, so that it can be seen which arm was right.",
     ),
     Note(
         about="What is not claimed",

@@ -9,6 +9,7 @@ The report describes. What decided is in it as it was decided: verdicts with the
 check, from the same values that `explain` and the audit use.
 """
 
+from collections.abc import Mapping
 from typing import Final, Literal
 
 from pydantic import Field
@@ -49,6 +50,8 @@ class ReportInput(Frozen):
     audit: tuple[AuditEntry, ...] = ()
     samples: tuple[Sample, ...] = ()
     """Of each stage those on which the arms differed most (`Keys.samples`)."""
+    truths: dict[str, int] = Field(default_factory=dict)
+    """By request, of those of the samples whose truth has come: its id."""
     verdicts: dict[str, Verdict] = Field(default_factory=dict)
     """What stages were left on."""
     judged: Judgement | None = None
@@ -74,7 +77,7 @@ def build(input: ReportInput) -> Report:  # noqa: A002 - the name that its calle
         stages=stages,
         timeline=seen,
         guard=_guard(input),
-        differences=_differences(input.samples),
+        differences=_differences(input.samples, input.truths),
         sampled=sum(stage.sampled for stage in stages),
         audit=input.audit,
         models=input.models,
@@ -167,16 +170,26 @@ def _totals(stages: tuple[StageReport, ...]) -> Totals:
     )
 
 
-def _differences(samples: tuple[Sample, ...]) -> tuple[Difference, ...]:
+def _differences(samples: tuple[Sample, ...], truths: Mapping[str, int]) -> tuple[Difference, ...]:
     """The sampled requests of which the arms named the fewest ids in common, then by cosine."""
     worst = sorted(samples, key=lambda sample: (sample.agreement, sample.request_id))
     return tuple(
         Difference(
             **sample.model_dump(include=set(Difference.model_fields)),
             shared=len(_named(sample, "incumbent") & _named(sample, "candidate")),
+            truth=truths.get(sample.request_id),
+            truth_place=_truth_place(sample, truths.get(sample.request_id)),
         )
         for sample in worst[:DIFFERENCES]
     )
+
+
+def _truth_place(sample: Sample, truth: int | None) -> dict[Role, int | None] | None:
+    if truth is None:
+        return None
+    return {
+        role: ids.index(truth) + 1 if truth in ids else None for role, ids in sample.top.items()
+    }
 
 
 def _named(sample: Sample, role: Role) -> set[int]:

@@ -176,6 +176,10 @@ def example(
         warm_up={reached[0].name: {"-|101-200|assigned.incumbent": 31}},
         audit=_audit(record),
         samples=tuple(samples),
+        truths={
+            one.request_id: one.top["candidate"][place % 10]
+            for place, one in enumerate(samples[::2])
+        },
         verdicts={name: verdict for name, verdict in verdicts.items() if name in left},
         judged=judged,
         trace=tuple(trace),

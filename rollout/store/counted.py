@@ -83,6 +83,8 @@ class Counted:
         self._seen: dict[tuple[Where, str], set[str]] = defaultdict(set)
         self._background: dict[tuple[str, int], Fields] = defaultdict(Multiset)
         self._samples: dict[Where, list[Sample]] = defaultdict(list)
+        self._truths: dict[str, int] = {}
+        """By request, of those that are among the samples."""
         self._sequences: dict[str, tuple[int, float]] = {}
         """By boot: the last one, and until when it is remembered."""
         self._awaited: dict[str, Awaited] = {}
@@ -111,6 +113,8 @@ class Counted:
             kept = self._samples[sample.rollout, sample.evidence_epoch, sample.stage]
             kept.append(sample)
             kept.sort(key=lambda one: (one.agreement, one.model_dump_json()))
+            for gone in kept[KEPT_SAMPLES:]:
+                self._truths.pop(gone.request_id, None)
             del kept[KEPT_SAMPLES:]
         return True
 
@@ -124,7 +128,10 @@ class Counted:
         held.label = target_id
         if held.pending.cell is None:
             return "outside"
-        stage = self._stages[_where(held.pending.cell)]
+        where = _where(held.pending.cell)
+        if any(one.request_id == request_id for one in self._samples.get(where, ())):
+            self._truths[request_id] = target_id
+        stage = self._stages[where]
         for metric, counter in _outcomes(held.pending, target_id):
             stage.add(held.pending.cell, counter)
             if metric in held.firsts:
@@ -140,6 +147,12 @@ class Counted:
         return Observations(
             counts={name: dict(stage.totals) for name, stage in found.items()},
             samples=tuple(one for samples_ in kept for one in samples_),
+            truths={
+                one.request_id: self._truths[one.request_id]
+                for samples_ in kept
+                for one in samples_
+                if one.request_id in self._truths
+            },
             recent={name: one.recent(horizon) for name, one in found.items()} if horizon else {},
             unclosed={name: one.unclosed(horizon) for name, one in found.items()}
             if horizon

@@ -175,6 +175,8 @@ class Observations:
 
     counts: Mapping[str, Mapping[str, int]]
     samples: tuple[Sample, ...] = ()
+    truths: Mapping[str, int] = field(default_factory=dict)
+    """By request, of those of the samples whose truth has come: its id."""
     recent: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     unclosed: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 

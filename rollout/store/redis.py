@@ -163,15 +163,26 @@ class RedisStore:
                 for stage in stages if samples else ():
                     key = self._keys.samples(rollout, evidence_epoch, stage)
                     pipe.zrange(key, 0, samples - 1)
+                    pipe.hgetall(self._keys.truths(rollout, evidence_epoch, stage))
                 found: Iterator[Any] = iter(await pipe.execute())
             counts, newest, open_ = {}, {}, {}
             for stage in stages:
                 counts[stage] = _merged(islice(found, 1))
                 newest[stage] = _merged(islice(found, len(recent)))
                 open_[stage] = _merged(islice(found, len(unclosed)))
+            kept = [
+                (Sample.model_validate_json(one), truths)
+                for ranked, truths in zip(found, found, strict=True)
+                for one in ranked
+            ]
             return Observations(
                 counts=counts,
-                samples=tuple(Sample.model_validate_json(one) for kept in found for one in kept),
+                samples=tuple(sample for sample, _ in kept),
+                truths={
+                    sample.request_id: int(truth)
+                    for sample, truths in kept
+                    if (truth := truths.get(sample.request_id))
+                },
                 recent=newest,
                 unclosed=open_,
             )

@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 
 from rollout.feed import Feed
 from rollout.minutes import Horizon
-from rollout.snapshot import Batch, Cell, Counter, LabelOutcome, Observation, Pending, Role
+from rollout.snapshot import (
+    Batch,
+    Cell,
+    Counter,
+    LabelOutcome,
+    Observation,
+    Pending,
+    Role,
+    Sample,
+)
 from rollout.store.memory import MemoryStore
 from rollout.store.redis import RedisStore
 
@@ -62,12 +71,21 @@ def observations(minute: int) -> st.SearchStrategy[Observation]:
     return st.builds(Observation, cells(minute), metric, keys, names)
 
 
+def sample(one: Pending, cosine: float) -> Sample:
+    assert one.cell is not None
+    return Sample(
+        request_id=one.request_id, rollout="r1", stage=one.cell.stage, at=one.at, length=150,
+        cosine=cosine, overlap10=0.5, rbo=0.5, latency_ms={}, top={},
+    )  # fmt: skip
+
+
 @st.composite
 def histories(draw: st.DrawFn) -> tuple[float, list[Batch | tuple[str, int]]]:
     """Draw batches, each sent once or more, also late; and labels in between."""
     now = time.time()
     minute = int(now // 60)
     names = (f"q{number}" for number in itertools.count())
+    cosines = st.sampled_from([None, 0.1, 0.2])
     batches = [
         Batch(
             draw(st.sampled_from(["b1", "b2"])),
@@ -77,11 +95,14 @@ def histories(draw: st.DrawFn) -> tuple[float, list[Batch | tuple[str, int]]]:
                     cells(minute), st.dictionaries(counters, st.integers(1, 5)), max_size=3
                 )
             ),
-            pending=tuple(
-                one._replace(request_id=next(names))
-                for one in draw(st.lists(awaited(now), max_size=3))
+            pending=(
+                pending := tuple(
+                    one._replace(request_id=next(names))
+                    for one in draw(st.lists(awaited(now), max_size=3))
+                )
             ),
             observations=tuple(draw(st.lists(observations(minute), max_size=3))),
+            samples=tuple(sample(one, at) for one in pending if (at := draw(cosines)) is not None),
         )
         for sequence in range(1, draw(st.integers(1, 5)) + 1)
     ]
@@ -124,8 +145,9 @@ async def _compare(url: str, now: float, told: list[Batch | tuple[str, int]]) ->
                 assert outcome == memory.label(*one)
         for later in (0.0, 1800.0, 7200.0):
             horizon = Horizon(now + later, 60, WINDOW_S)
-            seen = await store.observations("r1", 1, STAGES, horizon=horizon)
-            held = await memory.observations("r1", 1, STAGES, horizon=horizon)
+            seen = await store.observations("r1", 1, STAGES, samples=50, horizon=horizon)
+            held = await memory.observations("r1", 1, STAGES, samples=50, horizon=horizon)
+            assert (seen.samples, seen.truths) == (held.samples, held.truths)
             for stage in STAGES:
                 assert seen.stage(stage) == held.stage(stage)
         for stage in STAGES:

@@ -18,6 +18,7 @@ from rollout.minutes import MINUTE_TTL_S
 from rollout.plan import DEFAULT_PLAN
 from rollout.snapshot import (
     DEFAULT_TIERS,
+    KEPT_SAMPLES,
     Batch,
     Cell,
     Heartbeat,
@@ -34,6 +35,8 @@ CELL = Cell("r1", 1, "ab-25", 10, "101-200")
 TOTALS = KEYS.counts("r1", 1, "ab-25")
 MINUTE = KEYS.minute("r1", 1, "ab-25", 10)
 SLOT = KEYS.labels("r1", 1, "ab-25", 10)
+SAMPLES = KEYS.samples("r1", 1, "ab-25")
+TRUTHS = KEYS.truths("r1", 1, "ab-25")
 HUGE = 2**63 - 1
 
 SAMPLE = Sample(
@@ -189,7 +192,25 @@ async def test_a_label_that_meets_a_foreign_key_is_not_taken_in(feed: Feed, redi
     with pytest.raises(FeedUnavailable, match="is a string, not a hash"):
         await feed.label("q1", 3)
     redis.delete(SLOT)
+    redis.set(TRUTHS, "not a hash")
+    with pytest.raises(FeedUnavailable, match="truths is a string, not a hash"):
+        await feed.label("q1", 3)
+    redis.delete(TRUTHS)
     assert await feed.label("q1", 3) == "counted"
+
+
+async def test_the_hash_of_truths_is_as_small_as_the_samples_are_few(
+    feed: Feed, redis: Redis
+) -> None:
+    for sequence in range(1, 5):
+        samples = tuple(
+            SAMPLE.model_copy(update={"request_id": f"q{sequence}-{n}", "cosine": -n / 100})
+            for n in range(30)
+        )
+        await feed.flush(Batch("b", sequence, {}, samples=samples))
+    kept = [Sample.model_validate_json(str(one)).request_id for one in redis.zrange(SAMPLES, 0, -1)]
+    assert redis.hgetall(TRUTHS) == dict.fromkeys(kept, "")
+    assert len(kept) == KEPT_SAMPLES
 
 
 async def test_heartbeats_are_the_last_word_of_each_gateway(feed: Feed, redis: Redis) -> None:

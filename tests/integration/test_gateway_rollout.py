@@ -385,15 +385,18 @@ async def test_contexts_that_mirrors_may_hold_are_bounded_in_bytes(
 # --- labels -------------------------------------------------------------------------------------
 
 
-async def test_a_label_counts_for_every_arm_that_answered(tmp_path: Path, valkey_url: str) -> None:
+async def test_a_label_counts_for_every_arm_that_answered(
+    tmp_path: Path, valkey_url: str, store: Any
+) -> None:
     async with rollout(tmp_path, valkey_url, mode="shadow", weight=100) as rig:
         rig.phase2.ids = tuple(range(200, 230))
         name = (await rig.predict(120)).headers["x-request-id"]
-        await counts_with(valkey_url, mirror_compared=1)
+        await counts_with(valkey_url, mirror_compared=1, sampled=1)
         assert await label(rig, name, 104) == 202
         found = await counts_with(valkey_url, labels_incumbent=1, hit5_incumbent=1)
         assert found["pair.hit5.10"] == found["pair.hit1.00"] == 1
         assert "hit1.incumbent" not in found
+        assert store.hgetall(KEYS.truths("r1", 1, "the-stage")) == {name: "104"}
 
 
 async def test_a_repeat_is_a_no_op_and_a_contradiction_409(tmp_path: Path, valkey_url: str) -> None:

@@ -235,6 +235,36 @@ async def test_the_samples_that_are_kept_are_those_on_which_the_arms_differed_mo
     assert (await store.observations("r1", 2, ["shadow-5"], samples=9)).samples == (older,)
 
 
+async def test_the_truth_of_a_sample_is_kept_with_it_and_forgotten_with_it(
+    store: Store, label: Callable[..., Awaitable[str]]
+) -> None:
+    now = time.time()
+    cell = CELL._replace(minute=int(now // 60))
+    awaited = Pending(
+        request_id="q", at=now, cell=cell, assigned="candidate", top={"candidate": (3,)}
+    )
+    huge = 2**62 + 1
+    other = awaited._replace(request_id="not sampled")
+    sent = Batch("b", 1, {}, samples=(SAMPLE,), pending=(awaited, other))
+    assert (await store.observations("r1", 1, ["shadow-5"], samples=9)).truths == {}
+    assert await label(sent, "not sampled", 3) == "counted"
+    assert (await store.observations("r1", 1, ["shadow-5"], samples=9)).truths == {}
+    assert await label(sent, "q", huge) == "counted"
+    assert await label(sent, "q", 3) == "contradiction"
+    assert (await store.observations("r1", 1, ["shadow-5"], samples=9)).truths == {"q": huge}
+    assert (await store.observations("r1", 1, ["shadow-5"])).truths == {}
+    worse = tuple(
+        SAMPLE.model_copy(update={"request_id": f"q{n}", "cosine": 0.1})
+        for n in range(KEPT_SAMPLES)
+    )
+    late = awaited._replace(request_id="q7")
+    await label(Batch("b", 2, {}, samples=worse, pending=(late,)), "q7", 4)
+    seen = await store.observations("r1", 1, ["shadow-5"], samples=KEPT_SAMPLES)
+    assert seen.truths == {"q7": 4}
+    await label(Batch("b", 3, {}, samples=(SAMPLE,)), "q", huge)  # it comes again, and goes again
+    assert await store.observations("r1", 1, ["shadow-5"], samples=KEPT_SAMPLES) == seen
+
+
 async def test_a_stage_of_any_length_is_read_as_its_exact_totals(
     store: Store, report: Callable[..., asyncio.Future[None]]
 ) -> None:

@@ -16,7 +16,8 @@
 --          seen before), the key's digest, twice (key index (a hash), what its fields begin with),
 --          the counters (each adds 1), key index of the pending label that they are about (or 0),
 --          metric
--- ARGV[ ]  s samples, then s times: key index (a sorted set), its score, the Sample as JSON
+-- ARGV[ ]  s samples, then s times: key index (a sorted set), its score, the Sample as JSON, key
+--          index (a hash: the truths of the samples that are kept), its request's id
 -- ARGV[ ]  p pending labels, then p times: key index (a string), the pending label as JSON without
 --          its last brace, until when it is kept, in Unix ms
 -- ARGV[ ]  t lifetimes, then t times: key index, how long to keep it after this, in seconds
@@ -60,7 +61,7 @@ local function check(place, type)
 end
 each(3, function(i) check(i, 'hash') end)
 each(9, function(i) check(i, 'set') check(i + 2, 'hash') check(i + 4, 'hash') end)
-each(3, function(i) check(i, 'zset') end)
+each(5, function(i) check(i, 'zset') check(i + 3, 'hash') end)
 each(3, function(i) check(i, 'string') end)
 if wrong then
   return wrong
@@ -106,8 +107,12 @@ for name, fields in pairs(sums) do
   end
 end
 
-each(3, function(i)
+each(5, function(i)
   redis.call('ZADD', key(i), ARGV[i + 1], ARGV[i + 2])
+  redis.call('HSET', key(i + 3), ARGV[i + 4], '')
+  for _, gone in ipairs(redis.call('ZRANGE', key(i), ARGV[3], -1)) do
+    redis.call('HDEL', key(i + 3), cjson.decode(gone).request_id)
+  end
   redis.call('ZREMRANGEBYRANK', key(i), ARGV[3], -1)
 end)
 each(3, function(i)

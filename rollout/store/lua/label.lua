@@ -12,11 +12,13 @@
 --                   Ids are texts: they are 64-bit integers, and Lua's numbers are doubles.
 --
 -- ARGV[1]  the id of the truth
--- ARGV[2+] the k of Hit@k, rising
+-- ARGV[2]  the request's id
+-- ARGV[3+] the k of Hit@k, rising
 --
--- Returns counted, outside (accepted, counts nowhere), repeat, contradiction or unknown. The hashes
--- are not among KEYS because only the pending label knows them; they share the hash tag, so one
--- node of a cluster holds them all.
+-- Returns counted, outside (accepted, counts nowhere), repeat, contradiction or unknown. Where the
+-- request is among the samples of its stage, its truth is noted in their hash, which is called as the
+-- totals with `:truths` behind. The hashes are not among KEYS because only the pending label knows
+-- them; they share the hash tag, so one node of a cluster holds them all.
 
 local stored = redis.call('GET', KEYS[1])
 if not stored then
@@ -28,7 +30,8 @@ if pending.label then
   return pending.label == target and 'repeat' or 'contradiction'
 end
 -- A script that fails half-way keeps what it wrote, so the types of all keys are looked at first.
-for _, hash in ipairs({pending.totals, pending.slot}) do
+local truths = pending.totals and {key = pending.totals.key .. ':truths'}
+for _, hash in ipairs({pending.totals, pending.slot, truths}) do
   local found = redis.call('TYPE', hash.key).ok
   if found ~= 'hash' and found ~= 'none' then
     return redis.error_reply('WRONGTYPE ' .. hash.key .. ' is a ' .. found .. ', not a hash')
@@ -65,7 +68,7 @@ local paired = pending.top.incumbent and pending.top.candidate
 if pending.top[got] then
   count('labels.' .. pending.assigned, pending['first.due'])
 end
-for i = 2, #ARGV do
+for i = 3, #ARGV do
   local k = tonumber(ARGV[i])
   if pending.top[got] and place(got) <= k then
     count('hit' .. ARGV[i] .. '.' .. pending.assigned, pending['first.due'])
@@ -75,6 +78,9 @@ for i = 2, #ARGV do
     local candidate = place('candidate') <= k and '1' or '0'
     count('pair.hit' .. ARGV[i] .. '.' .. incumbent .. candidate, pending['first.pair.due'])
   end
+end
+if redis.call('HEXISTS', truths.key, ARGV[2]) == 1 then
+  redis.call('HSET', truths.key, ARGV[2], target)
 end
 if redis.call('TTL', pending.slot.key) < 0 then
   redis.call('EXPIRE', pending.slot.key, pending.keep_s)

@@ -271,6 +271,26 @@ def test_the_requests_that_differ_most_come_first(report: Report) -> None:
     assert report.differences[0].shared == len(shared)
 
 
+def test_where_the_arms_differed_most_the_truth_and_its_places_are_shown(
+    given: ReportInput, report: Report, html: str
+) -> None:
+    known = [row for row in report.differences if row.truth is not None]
+    assert 0 < len(known) < len(report.differences)
+    for row in known:
+        assert row.truth == given.truths[row.request_id]
+        assert row.truth_place is not None
+        place = row.truth_place["candidate"]
+        assert place is not None
+        assert row.top["candidate"][place - 1] == row.truth
+        assert (row.truth_place["incumbent"] is None) == (row.truth not in row.top["incumbent"])
+    paths = {figure["data-path"] for figure in Page(html).figures}
+    shown = [one for one in paths if re.fullmatch(r"differences\.\d+\.truth", one)]
+    assert len(shown) == len(known)
+    assert html.count(">not known<") == len(report.differences) - len(known)
+    lines = render_markdown(report).splitlines()
+    assert sum("| not known |" in line for line in lines) == html.count(">not known<")
+
+
 def test_evidence_over_time_is_drawn_in_steps_and_says_where_it_is_cut_off(html: str) -> None:
     drawn = html[html.index("e-value over time; it fires at 100") :]
     drawn = drawn[: drawn.index("</figure>")]
