@@ -11,9 +11,9 @@ No data never passes: an e-value of nothing is 1. Nothing passes either when the
 each other or traffic is not split as intended; that is ERROR, could-not-measure.
 """
 
+from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from typing import Final
-from weakref import WeakKeyDictionary
 
 from rollout import checks
 from rollout.guard import guard
@@ -57,12 +57,17 @@ def judge(
     return Judgement(gate=combine(tuple(found)), guard=fires, guard_high=high)
 
 
-_TRIALS: Final[WeakKeyDictionary[Seen, Trial]] = WeakKeyDictionary()
+KEPT_TRIALS: Final = 32
+"""The stages that were judged last: more than a rollout has."""
+_TRIALS: Final[OrderedDict[Seen, Trial]] = OrderedDict()
 
 
 def _trial(seen: Seen, plan: Plan) -> Trial:
     """Make a stage ready to be tested, or find it as it was: one that was left changes no more."""
-    found = _TRIALS.get(seen)
+    found = _TRIALS.pop(seen, None)
     if found is None or found.plan != plan:
-        found = _TRIALS[seen] = Trial(seen, plan)
+        found = Trial(seen, plan)
+    _TRIALS[seen] = found
+    if len(_TRIALS) > KEPT_TRIALS:
+        _TRIALS.popitem(last=False)
     return found

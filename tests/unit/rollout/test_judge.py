@@ -1,6 +1,8 @@
 """The judge: four kinds of verdict, and silence is never a pass."""
 
+import gc
 import math
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from judged import AB25, AB50, AB100, SHADOW, World, healthy, kinds, look
 
 from rollout.forms import relative
-from rollout.judge import Check, Seen, Verdict, combine, unreadable
+from rollout.judge import KEPT_TRIALS, Check, Seen, Verdict, combine, unreadable
 from rollout.plan import DEFAULT_PLAN, Stage
 from rollout.snapshot import Counter, latency_bin
 from rollout.tally import Counts, read
@@ -23,6 +25,17 @@ def by_name(found: Verdict) -> dict[str, Check]:
 
 def with_require(stage: Stage, *names: str) -> Stage:
     return Stage.model_validate({**stage.model_dump(), "require": names})
+
+
+def test_a_judge_forgets_what_it_looked_at_long_ago() -> None:
+    kept = []
+    for _ in range(2 * KEPT_TRIALS):
+        seen = healthy(SHADOW).seen()
+        look(seen)
+        kept.append(weakref.ref(seen))
+    del seen
+    gc.collect()
+    assert sum(one() is not None for one in kept) == KEPT_TRIALS
 
 
 @pytest.mark.parametrize("stages", [1, 2, 3])
