@@ -253,11 +253,6 @@ def write_answer(
     """
     facts = (prediction.length, prediction.window, prediction.checkpoint, prediction.bank)
     more = () if extra is None else tuple(extra.items())
-    wants_all = len(request.binary_outputs) == len(OUTPUTS) and request.outputs == OUTPUTS
-    if prediction.tensors is not None and wants_all and request.id is None:
-        # as they came: a gateway hands on nearly every answer so
-        head = _known_write(_announced(prediction.ids.size), facts, more)
-        return framed(head, (prediction.tensors,))
     arrays = {
         "PREDICTION": np.ascontiguousarray(prediction.vector, dtype="<f4"),
         "NEIGHBOR_IDS": np.ascontiguousarray(prediction.ids, dtype="<i8"),
@@ -273,14 +268,31 @@ def write_answer(
     return framed(head, [arrays[name].tobytes() for name in names if name in binary])
 
 
-@functools.lru_cache(maxsize=1024)
-def _announced(neighbors: int) -> tuple[tuple[str, int, int], ...]:
-    """Name all outputs, with the numbers and bytes of each."""
+def may_hand_on(prediction: Prediction, request: Request | Terms) -> bool:
+    """Whether the tensors of an answer can go on as they came, behind `head_of_all`."""
     return (
+        prediction.tensors is not None
+        and request.id is None
+        and len(request.binary_outputs) == len(OUTPUTS)
+        and request.outputs == OUTPUTS
+    )
+
+
+def head_of_all(
+    neighbors: int,
+    facts: tuple[int, int, str, str],
+    extra: Mapping[str, Any],
+) -> bytes:
+    """Write the JSON in front of all OUTPUTS, in binary and in this order, as `write_answer` does.
+
+    `facts` are the context's length, the window, checkpoint and bank.
+    """
+    announced = (
         ("PREDICTION", DIMENSION, 4 * DIMENSION),
         ("NEIGHBOR_IDS", neighbors, 8 * neighbors),
         ("NEIGHBOR_SCORES", neighbors, 4 * neighbors),
     )
+    return _write_head(announced, facts, tuple(extra.items()))
 
 
 def _write_head(

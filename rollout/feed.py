@@ -88,7 +88,7 @@ class Feed:
         """Count `batch`; False when this `(boot, sequence)` had been counted before."""
         keys, arguments = flush_arguments(batch, self._keys)
         with _translated():
-            written = orjson.dumps([str(argument) for argument in arguments])
+            written = orjson.dumps(list(map(str, arguments)))
             counted = await self._redis.eval(self._flush, len(keys), *keys, written)
         return bool(counted)
 

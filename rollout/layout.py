@@ -185,9 +185,14 @@ def opened(pending: Pending, keys: Keys) -> str:
     cell = pending.cell
     if cell is None:
         return "{"
-    top = {role: list(map(str, ids)) for role, ids in pending.top.items()}
+    # Ids are texts: Lua's numbers hold 53 bits.
+    top = ",".join([f'"{role}":[{_texts(ids)}]' for role, ids in pending.top.items()])
     opening = _opening(cell, pending.label_window_s, pending.assigned, keys)
-    return f'{opening},"top":{orjson.dumps(top).decode()}'
+    return f'{opening},"top":{{{top}}}'
+
+
+def _texts(ids: tuple[int, ...]) -> str:
+    return '"' + '","'.join(map(str, ids)) + '"' if ids else ""
 
 
 @functools.lru_cache(maxsize=256)

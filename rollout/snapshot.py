@@ -236,8 +236,7 @@ class Pending(NamedTuple):
         """The counters of what a truth may come to."""
         if self.cell is None or self.assigned is None or not self.top:
             return ()
-        due = Counter.due(self.assigned)
-        return (due, Counter.PAIR_DUE) if len(self.top) > 1 else (due,)
+        return _awaited(self.assigned, len(self.top) > 1)
 
 
 class Heartbeat(Frozen):
@@ -415,6 +414,12 @@ class Counter:
 
 
 HITS: Final = (1, 5, 10)
+
+
+@functools.cache
+def _awaited(assigned: Role, paired: bool) -> tuple[str, ...]:
+    due = Counter.due(assigned)
+    return (due, Counter.PAIR_DUE) if paired else (due,)
 
 
 def latency_bin(seconds: float) -> int:

@@ -20,6 +20,19 @@ _JSON: Final = b"content-type: application/json\r\n"
 
 def of_infer(outcome: Outcome, prediction: Prediction, terms: Terms) -> Answer:
     """Answer in the Open Inference Protocol v2, in the form that `terms` ask for."""
+    if answer.may_hand_on(prediction, terms) and prediction.tensors is not None:
+        decision = outcome.decision
+        facts = prediction.length, prediction.window, prediction.checkpoint, prediction.bank
+        lines, head = _known_infer(
+            outcome.arm,
+            decision.arm,
+            outcome.stage,
+            outcome.position,
+            decision.reason,
+            prediction.ids.size,
+            facts,
+        )
+        return Answer(OK, lines, b"".join((head, prediction.tensors)))
     message = answer.write_answer(prediction, terms, extra={"arm": outcome.arm})
     return Answer(OK, routing(outcome) + _known_lines(tuple(message.headers.items())), message.body)
 
@@ -101,6 +114,23 @@ def _routing(
         headers["x-turnout-checkpoint"] = checkpoint
         headers["x-turnout-bank"] = bank
     return _lines(headers)
+
+
+@functools.lru_cache(maxsize=1024)
+def _known_infer(
+    arm: str,
+    assigned: str,
+    stage: str,
+    position: tuple[int, int],
+    reason: str,
+    neighbors: int,
+    facts: tuple[int, int, str, str],
+) -> tuple[bytes, bytes]:
+    """Write all but the tensors of an answer that is handed on: header lines, and the JSON."""
+    head = answer.head_of_all(neighbors, facts, {"arm": arm})
+    _, _, checkpoint, bank = facts
+    routed = _routing(arm, assigned, stage, position, reason, checkpoint, bank)
+    return routed + _lines(protocol.framed(head, (b"",)).headers), head
 
 
 @functools.lru_cache(maxsize=1024)

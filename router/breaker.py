@@ -30,6 +30,10 @@ class Circuit(StrEnum):
     HALF_OPEN = "half_open"
 
 
+_CLOSED: Final = Circuit.CLOSED  # until Python 3.12, a member's name costs a call
+_HALF_OPEN: Final = Circuit.HALF_OPEN
+
+
 class Change(StrEnum):
     """What can happen to a circuit."""
 
@@ -91,7 +95,7 @@ class Breaker:
 
     def lets(self, now: float) -> bool:
         """Whether a request may be sent. Changes nothing but the state of one that has waited."""
-        if self.state is Circuit.CLOSED:
+        if self.state is _CLOSED:
             return True
         if self.state is Circuit.OPEN and now >= self._until:
             self._change(Change.WAITED)
@@ -99,13 +103,13 @@ class Breaker:
 
     def sent(self) -> None:
         """Note that a request was sent: for a half-open circuit it is the trial."""
-        self._trial = self.state is Circuit.HALF_OPEN
+        self._trial = self.state is _HALF_OPEN
 
     def succeeded(self, now: float) -> None:
         """Note that the replica answered, were it to say that the request is wrong."""
         self._in_a_row = 0
         self._count(now, failed=0)
-        if self.state is Circuit.HALF_OPEN:
+        if self.state is _HALF_OPEN:
             self._trial = False
             self._change(Change.RECOVERED)
             self._ended = self._failed = 0
