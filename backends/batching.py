@@ -28,7 +28,10 @@ BATCHED: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A request in the queue. `length`: vectors to read; times in seconds of one clock."""
+    """A request in the queue.
+
+    `length`: vectors to read, none where all is known; times in seconds of one clock.
+    """
 
     length: int
     admitted_at: float
@@ -113,4 +116,4 @@ def joins(
 def padding_of(lengths: Sequence[int]) -> float:
     """Return the share of the work that is padding when contexts are padded to the longest."""
     whole = max(lengths) * len(lengths)
-    return 1 - sum(lengths) / whole
+    return 1 - sum(lengths) / whole if whole else 0.0

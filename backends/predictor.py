@@ -37,7 +37,10 @@ class Question:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Task:
-    """A question and the longest prefix of it that is known: what the engine reads is the rest."""
+    """A question and the longest prefix of it that is known: what the engine reads is the rest.
+
+    There may be no rest: the very context was read before.
+    """
 
     question: Question
     known: Known = NOTHING
@@ -115,10 +118,9 @@ class Predictor:
 
         Raises GivenUpError when the engine was told to give it up.
         """
-        pieces = [Piece(t.question.window[t.known.length :], t.known.state) for t in tasks]
         began = time.perf_counter()
         try:
-            readings = self.engine.run(pieces)
+            readings = self._readings(tasks)
         except GivenUpError:
             raise
         except Exception as error:  # noqa: BLE001 - it belongs to one of these requests
@@ -133,6 +135,22 @@ class Predictor:
         read = time.perf_counter()
         outcomes = self._finish(tasks, readings)
         return Batch(outcomes, read - began, time.perf_counter() - read)
+
+    def _readings(self, tasks: Sequence[Task]) -> list[Reading]:
+        """Read what is to be read; what is known whole needs no more than its state."""
+        pieces: list[Piece] = []
+        lasts: list[Floats] = []
+        states: list[State] = []
+        for task in tasks:
+            window, known = task.question.window, task.known
+            if task.length:
+                pieces.append(Piece(window[known.length :], known.state))
+            elif known.state is not None:
+                lasts.append(window[-1])
+                states.append(known.state)
+        read = iter(self.engine.run(pieces) if pieces else ())
+        told = map(Reading, self.engine.predict(np.stack(lasts), states) if states else (), states)
+        return [next(read if task.length else told) for task in tasks]
 
     def settle(self, task: Task, outcome: Outcome) -> None:
         """Keep what is now known of a task's window."""

@@ -1,9 +1,9 @@
 """Contexts that the server has read before: the states that their prefixes left.
 
 A context that grew by one vector needs one step of the GRU, not five hundred, when the state after
-its prefix is still known. A prefix is known by the sha256 of its vectors' fingerprints
-(`backends/fingerprint.py`), so that equal digests mean equal vectors in the same order from the
-same first one; clients choose the vectors, so nothing less will do.
+its prefix is still known, and one that was read before needs none. A prefix is known by the sha256
+of its vectors' fingerprints (`backends/fingerprint.py`), so that equal digests mean equal vectors
+in the same order from the same first one; clients choose the vectors, so nothing less will do.
 
 A context's fingerprints are hashed once from end to end, and the digest is looked at only where it
 can be that of a known prefix. That is told by an **ending**: how many vectors a prefix has and a
@@ -126,8 +126,8 @@ class PrefixStates:
         return [*[place for place, end in enumerate(endings, 1) if end in known], len(prints)]
 
     def longest(self, links: Sequence[Link]) -> Known:
-        """Find the longest known prefix of a context; the last of `links` is that of all of it."""
-        for link in reversed(links[:-1]):
+        """Find the longest known prefix of a context, by its links; it may be all of it."""
+        for link in reversed(links):
             state = self._states.get(link)
             if state is not None:
                 self._states.move_to_end(link)

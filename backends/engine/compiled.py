@@ -122,11 +122,20 @@ class CompiledEngine:
         with np.errstate(all="ignore"):  # what is not finite is the caller's to see
             after = self._walk(self._laid_out(pieces, layout), before, layout)
             lasts = np.stack([pieces[i].vectors[-1] for i in layout.order])
-            predicted = _unit(lasts + self._delta(np.ascontiguousarray(after[-1])))
+            predicted = self._predicted(lasts, np.ascontiguousarray(after[-1]))
         readings: list[Any] = [None] * len(pieces)
         for place, i in enumerate(layout.order):
             readings[i] = Reading(predicted[place], np.ascontiguousarray(after[:, place]))
         return readings
+
+    def predict(self, lasts: Floats, states: Sequence[State]) -> Floats:
+        """Predict from states: the head alone."""
+        with np.errstate(all="ignore"):
+            return self._predicted(lasts, np.stack([state[-1] for state in states]))
+
+    def _predicted(self, lasts: Floats, state: Floats) -> Floats:
+        """Predict from last vectors [B, 768] and the last layer's state [B, 512]."""
+        return _unit(lasts + self._delta(state))
 
     def give_up(self) -> None:
         """Have the run that is under way raise GivenUpError, within a step."""

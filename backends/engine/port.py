@@ -78,6 +78,12 @@ class Engine(Protocol):
         neighbours in the batch are not touched by it. Raises GivenUpError, if that was asked for.
         """
 
+    def predict(self, lasts: Floats, states: Sequence[State]) -> Floats:
+        """Predict from the states that contexts left, and their last vectors: [B, 768] -> the same.
+
+        That is what `run` would predict, without a step.
+        """
+
     def give_up(self) -> None:
         """Ask for the end of the run that is under way, from another thread.
 

@@ -11,8 +11,9 @@ import torch
 from torch.nn.utils.rnn import pack_sequence
 
 from backends.checkpoint import Checkpoint
-from backends.engine.port import Capabilities, Piece, Reading
+from backends.engine.port import Capabilities, Piece, Reading, State
 from backends.model import predict
+from backends.protocol import Floats
 from backends.shape import HIDDEN, LAYERS
 
 
@@ -41,6 +42,14 @@ class TorchEngine:
     def capabilities(self) -> Capabilities:
         """What this engine is."""
         return self._capabilities
+
+    @torch.inference_mode()
+    def predict(self, lasts: Floats, states: Sequence[State]) -> Floats:
+        """Predict from states: the head alone."""
+        last = torch.tensor(lasts, device=self._device)[:, None]  # [B, 1, 768]
+        state = torch.tensor(np.stack([state[-1] for state in states]), device=self._device)
+        predicted: Floats = predict(last, self._model.delta(state)).cpu().numpy()
+        return predicted
 
     def give_up(self) -> None:
         """Do nothing: torch's run cannot be stopped."""

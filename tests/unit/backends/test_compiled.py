@@ -34,6 +34,10 @@ pytestmark = pytest.mark.skipif(
     reason="no C compiler was there when this was installed",
 )
 Numbers = NDArray[np.float64]
+HAS_DOTS = (
+    library.VARIANTS[library.DOTS] <= library.processor_flags()
+    and (library.FOLDER / f"gru-{library.DOTS}.so").exists()
+)
 LENGTHS = (1, 2, 7, 33, 33, 140)
 
 
@@ -108,6 +112,17 @@ def test_going_on_from_a_prefixs_state_gives_the_same_bits_as_reading_all(
     whole = engine.run([Piece(window)])[0]
     prefix = engine.run([Piece(window[:known])])[0]
     assert_equal(engine.run([Piece(window[known:], prefix.state)])[0], whole)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=9))
+def test_predicting_from_states_gives_the_same_bits_as_reading_all(lengths: list[int]) -> None:
+    batch = pieces(tuple(lengths))
+    for engine in (shared_engine(), shared_dots(1)) if HAS_DOTS else (shared_engine(),):
+        readings = engine.run(batch)
+        lasts = np.stack([piece.vectors[-1] for piece in batch])
+        found = engine.predict(lasts, [reading.state for reading in readings])
+        np.testing.assert_array_equal(found, np.stack([reading.vector for reading in readings]))
 
 
 def test_two_threads_give_the_same_bits_as_one(file: Path) -> None:

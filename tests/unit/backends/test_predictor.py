@@ -1,9 +1,13 @@
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from backend_samples import answer, bank, context, untrained
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from backends.engine.port import Piece, Reading
 from backends.engine.torch_cpu import TorchEngine
 from backends.errors import NotFiniteError
 from backends.predictor import Predictor
@@ -88,3 +92,46 @@ def test_an_unknown_context_is_a_miss_and_without_room_nothing_is_known() -> Non
     assert remembering(40).prefix_outcome(task) == "miss"
     bare = predictor(40)
     assert bare.prefix_outcome(bare.prepare(bare.question(Request(CONTEXT)))) == "off"
+
+
+def test_a_context_that_was_read_before_costs_no_step_and_gets_the_same_answer() -> None:
+    known = remembering(40)
+    first = answer(known, Request(CONTEXT))
+    task = known.prepare(known.question(Request(CONTEXT)))
+    assert (task.length, known.prefix_outcome(task)) == (0, "hit")
+    again = answer(known, Request(CONTEXT))
+    np.testing.assert_allclose(again.vector, first.vector, atol=2e-6)
+    assert again.ids.tolist() == first.ids.tolist()
+    assert (again.length, again.window, len(known.prefixes)) == (30, 30, 1)
+
+
+class Counting(TorchEngine):
+    """Counts the vectors that it reads."""
+
+    read = 0
+
+    def run(self, pieces: Sequence[Piece]) -> list[Reading]:
+        self.read += sum(len(piece.vectors) for piece in pieces)
+        return super().run(pieces)
+
+
+@given(st.lists(st.lists(st.integers(1, 12), min_size=1, max_size=4), min_size=1, max_size=6))
+@settings(deadline=None, max_examples=30)
+def test_whatever_is_known_of_a_batch_its_answers_are_those_of_reading_all(
+    batches: list[list[int]],
+) -> None:
+    engine = Counting(untrained(), threads=1)
+    known, whole = dataclasses.replace(remembering(12), engine=engine), predictor(12)
+    seen: set[int] = set()
+    for lengths in batches:
+        before = engine.read
+        tasks = [known.prepare(known.question(Request(CONTEXT[:n]))) for n in lengths]
+        for n, task, outcome in zip(lengths, tasks, known.read(tasks).outcomes, strict=True):
+            known.settle(task, outcome)
+            assert outcome.prediction is not None
+            expected = answer(whole, Request(CONTEXT[:n]))
+            np.testing.assert_allclose(outcome.prediction.vector, expected.vector, atol=2e-6)
+            np.testing.assert_array_equal(outcome.prediction.ids, expected.ids)
+        longest = [max((s for s in seen if s <= n), default=0) for n in lengths]
+        assert engine.read - before == sum(lengths) - sum(longest)
+        seen |= set(lengths)

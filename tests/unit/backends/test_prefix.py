@@ -36,14 +36,15 @@ def test_a_single_bit_of_the_first_vector_changes_every_link() -> None:
     assert not set.intersection(*links)
 
 
-def test_the_longest_known_prefix_leaves_a_vector_to_read() -> None:
+def test_the_longest_known_prefix_may_be_the_whole_context() -> None:
     vectors = prints(6)
     states = PrefixStates(10 * COST)
     assert states.longest(linked(states, vectors)) == NOTHING
     for link in links_of(vectors, (2, 4, 6)):
         states.keep(link, STATE)
-    assert states.longest(linked(states, vectors)).length == 4  # 6 would leave none
-    assert states.longest(linked(states, vectors[:4])).length == 2
+    assert states.longest(linked(states, vectors)).length == 6
+    assert states.longest(linked(states, vectors[:5])).length == 4
+    assert states.longest(linked(states, vectors[:3])).length == 2
     assert states.longest(linked(states, vectors[:1])) == NOTHING
 
 
@@ -76,7 +77,7 @@ def test_what_is_found_is_the_longest_of_all_that_is_kept(
         order = [digest for digest in order if digest != link.digest] + [link.digest]
     here = set(order[-room:])
     asked = contexts[which][:length]
-    every = links_of(asked, range(1, length))
+    every = links_of(asked, range(1, length + 1))
     longest = max((link.length for link in every if link.digest in here), default=0)
     found = states.longest(linked(states, asked))
     assert found == (Known(longest, STATE) if longest else NOTHING)

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
-from backends.engine.port import Capabilities, GivenUpError, Piece, Reading
+from backends.engine.port import Capabilities, GivenUpError, Piece, Reading, State
 from backends.errors import DeadlineError, NotFiniteError, OverloadedError
 from backends.metrics import Metrics
 from backends.predictor import Predictor
 from backends.prefix import PrefixStates
-from backends.protocol import Prediction, Request
+from backends.protocol import Floats, Prediction, Request
 from backends.worker import Worker
 
 GOOD: Final = "good"
@@ -44,6 +44,9 @@ class Echo:
         self.given_up = 0
         self.kinds: dict[float, str] = {}
         self.batches: list[int] = []
+
+    def predict(self, lasts: Floats, _: Sequence[State]) -> Floats:
+        return lasts
 
     def give_up(self) -> None:
         """End the run that waits."""
