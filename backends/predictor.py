@@ -26,7 +26,7 @@ NO_STATES: Final = 0
 class Question:
     """A request with its window [n, 768] and the window's links (none where no prefix can be).
 
-    `prints` [length, 4]: the fingerprints of the request's vectors, where anything needs them.
+    `prints` [length, 4]: the fingerprints of the request's vectors, where the links needed them.
     """
 
     request: Request
@@ -84,22 +84,16 @@ class Predictor:
         """Whether a prefix of a request's window may be known, or be kept."""
         return self.prefixes.enabled and request.length <= self.window
 
-    def needs_prints(self, request: Request) -> bool:
-        """Whether its vectors' fingerprints are needed: for a prefix, or to leave them out."""
-        return request.exclude_context or self.remembers(request)
-
     def question(self, request: Request, prints: Prints | None = None) -> Question:
         """Cut a request's window, and link it where the predictor `remembers` such.
 
         `prints` are the fingerprints of the request's vectors, if they have been taken already.
-        They are best taken at once, while the cache still has what was received.
         """
         window = request.context[-self.window :]
-        if not self.needs_prints(request):
+        if not self.remembers(request):
             return Question(request, window)
         prints = prints_of(request.context) if prints is None else prints
-        links = links_of(prints, self.prefixes.lengths(prints)) if self.remembers(request) else ()
-        return Question(request, window, links, prints)
+        return Question(request, window, links_of(prints, self.prefixes.lengths(prints)), prints)
 
     def prepare(self, question: Question) -> Task:
         """Find what is known of a question's window."""
@@ -220,6 +214,7 @@ def _asked(question: Question, reading: Reading) -> Asked:
             f"context is (the largest is {np.abs(question.window).max():.3g}; vectors of length 1 "
             "are expected)"
         )
-    return Asked(
-        reading.vector, request.top_k, question.prints if request.exclude_context else None
-    )
+    exclude = None
+    if request.exclude_context:
+        exclude = prints_of(request.context) if question.prints is None else question.prints
+    return Asked(reading.vector, request.top_k, exclude)

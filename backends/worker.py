@@ -372,7 +372,7 @@ def _trace(
 
 async def _question(predictor: Predictor, request: Request) -> Question:
     """Link a request's window; a long one's fingerprints are taken in another thread."""
-    if request.length <= LONG_CONTEXT or not predictor.needs_prints(request):
+    if request.length <= LONG_CONTEXT or not predictor.remembers(request):
         return predictor.question(request)
     return predictor.question(request, await asyncio.to_thread(prints_of, request.context))
 
