@@ -18,6 +18,7 @@ import structlog
 
 from backends.content import KIB
 from backends.eager import Eager
+from backends.inplace import IN_PLACE, Room
 
 if TYPE_CHECKING:
     from backends.wire import Connection
@@ -74,7 +75,7 @@ class Call:
     """One request on the short way. It stands where the connection has an `Exchange` otherwise."""
 
     __slots__ = (
-        "_connection", "_expected", "_patience", "_pieces", "_running", "_take", "arrived",
+        "_connection", "_expected", "_patience", "_pieces", "_room", "_running", "_take", "arrived",
         "disconnected", "headers", "keep_alive", "more_body", "request_id", "response_complete",
         "response_started",
     )  # fmt: skip
@@ -87,6 +88,7 @@ class Call:
         self._connection = connection
         self._take = take
         self._pieces: list[bytes] = []
+        self._room: Room | None = None
         self._patience: asyncio.TimerHandle | None = None
         self._expected: Callable[[], None] | None = connection.guard.expect()
         self._running: Eager[Answer] | None = None
@@ -103,15 +105,31 @@ class Call:
 
     def body(self) -> bytes:
         """Put the body together: it is whole."""
+        if self._room is not None:
+            return bytes(self._room.so_far())
         if len(self._pieces) > 1:
             self._pieces = [b"".join(self._pieces)]
         return self._pieces[0]
+
+    def view(self) -> bytes | memoryview:
+        """Give the whole body without copying one that stays where it was read to."""
+        return self.body() if self._room is None else self._room.so_far()
 
     # --- what the connection tells --------------------------------------------------------------
 
     def feed(self, piece: bytes) -> None:
         """Take a piece of the body."""
         self._pieces.append(piece)
+
+    def room(self, left: int) -> Room | None:
+        """Make room for the `left` bytes that are still to come, if they are many."""
+        if left <= IN_PLACE:
+            return None
+        self._room = room = Room(sum(map(len, self._pieces)) + left)
+        for piece in self._pieces:
+            room.add(piece)
+        self._pieces.clear()
+        return room
 
     def wait(self) -> None:
         """Wait a moment for the rest of the body."""
@@ -127,7 +145,8 @@ class Call:
         if work is None:
             self._hand_over()
             return
-        self._pieces = []  # whoever took it holds what it needs, and no longer than that
+        # Whoever took it holds what it needs, and no longer than that.
+        self._pieces, self._room = [], None
         self._running = running = Eager(work, self._done, self._connection.loop)
         self._connection.tasks.add(running)  # type: ignore[arg-type] # what ends the server's tasks ends it
         running.begin()
@@ -150,6 +169,8 @@ class Call:
         """Leave it to the application, with what there is of the body."""
         self._stop_waiting()
         pieces, self._pieces = self._pieces, []
+        if self._room is not None:
+            pieces, self._room = [bytes(self._room.so_far())], None
         if not self.disconnected:
             self._connection.hand_over(self, pieces)
 

@@ -59,6 +59,9 @@ class Exchange(RequestResponseCycle):
     def wait(self) -> None:
         """Some of the body is still to come: whoever reads it waits for it."""
 
+    def room(self, _: int) -> None:
+        """Have it come in pieces: who reads it may want them one by one."""
+
     def end(self) -> None:
         """Say that the body is whole."""
         self.more_body = False

@@ -111,7 +111,7 @@ class Inference:
         headers: Headers = dict(reversed(call.headers))
         if self._worker.predictor is None or _ENCODING in headers:
             return None
-        body, header_length = call.body(), text_of(headers, _HEADER_LENGTH)
+        body, header_length = call.view(), text_of(headers, _HEADER_LENGTH)
         if not is_quick(len(body), header_length):
             return None
         began = time.perf_counter_ns()

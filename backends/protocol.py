@@ -227,13 +227,13 @@ def predict_terms(parsed: Body, length: int) -> Terms:
     )
 
 
-def read_infer(body: bytes, header_length: str | None, *, max_length: int) -> Request:
+def read_infer(body: bytes | memoryview, header_length: str | None, *, max_length: int) -> Request:
     """Read an Open Inference Protocol v2 infer body; `header_length` is the HTTP header's value.
 
     Raises ProtocolError: 400 for what is malformed, 413 for more than `max_length` vectors.
     """
     split = json_length(header_length, len(body))
-    head, tail = body[:split], memoryview(body)[split:]
+    head, tail = bytes(body[:split]), memoryview(body)[split:]
     if len(tail) or (header_length is not None and not head):
         terms = binary_terms(head, len(tail), max_length)
         return _request(_tensor(tail, "inputs[0]" if head else "the body"), terms)

@@ -14,7 +14,8 @@ protocol class that closes these gaps:
   dropped: the application has read the headers by then;
 - a body whose length the head tells does not pass the parser, which would copy it: its bytes are
   counted, and a new parser reads what follows them;
-- a plain request may take the short way past the application: `backends/direct.py`;
+- a plain request may take the short way past the application: `backends/direct.py`; a long body
+  on that way is read to where it stays: `backends/inplace.py`;
 - when a connection closes while the client still sends, what comes is read and thrown away for a
   while (RFC 9112, section 9.6), so that the application may refuse a body without reading it.
 
@@ -38,6 +39,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from backends.direct import SHORT_BODY, Call, Expect, Routes, Take, expect_nothing
 from backends.exchange import EXCHANGE, WHOLE, Exchange
 from backends.framing import HTTP_1_0, Fault, fault_of
+from backends.inplace import InPlace
 
 MIB: Final = 1024 * 1024
 SMALL_BODY: Final = 256 * 1024
@@ -217,6 +219,8 @@ class Connection(HttpToolsProtocol):
         """Whether the message, or a piece of its body, came with the bytes that are being read."""
         self._left = 0
         """Bytes still to come of a body whose length its head told."""
+        self._in_place = False
+        """Whether such a body is read to where it stays."""
         self._fault: Fault | None = None
         self._door: _Door
 
@@ -292,6 +296,7 @@ class Connection(HttpToolsProtocol):
 
     def _leave(self, phase: _Phase) -> None:
         """Read no more requests."""
+        self._read_as_ever()
         self.parting = True
         self._enter(phase)
 
@@ -319,7 +324,7 @@ class Connection(HttpToolsProtocol):
         else:
             self._bound(len(data))
             if self._phase is _BODY:
-                cast("Exchange | Call", self.cycle).wait()
+                self._wait_for_body()
 
     def _counted(self, data: bytes) -> bytes:
         """Take what belongs to the body whose length is known; return what follows it."""
@@ -331,10 +336,38 @@ class Connection(HttpToolsProtocol):
             return b""
         if self._left:
             return b""
+        self._end_body()
+        return data[len(piece) :]
+
+    def _end_body(self) -> None:
+        """End a body that did not pass the parser: a new one reads what follows it."""
         self.on_message_complete()
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
-        return data[len(piece) :]
+
+    def _wait_for_body(self) -> None:
+        """Tell whoever reads the body that there is more; read that in place, if wanted."""
+        cycle = cast("Exchange | Call", self.cycle)
+        cycle.wait()
+        room = cycle.room(self._left)
+        if room is None:
+            return
+
+        def updated(count: int) -> None:
+            self._left -= count
+            room.filled += count
+            self._begun = 0
+            if self._holds(count) and not self._left:
+                self._read_as_ever()
+                self._end_body()
+
+        self._in_place = True
+        self._door.real.set_protocol(InPlace(self, room, updated))
+
+    def _read_as_ever(self) -> None:
+        if self._in_place:
+            self._in_place = False
+            self._door.real.set_protocol(self)
 
     def _begin(self) -> None:
         """Start the clock of a head at its first byte, be it an empty line."""
@@ -417,6 +450,7 @@ class Connection(HttpToolsProtocol):
 
     def hand_over(self, call: Call, pieces: list[bytes]) -> None:
         """Let the application have what no handler took; `pieces` are what there is of its body."""
+        self._read_as_ever()
         version = self.parser.get_http_version()
         cycle = self._exchange(version, keep_alive=call.keep_alive, announced=True)
         self.cycle = cycle
@@ -483,14 +517,19 @@ class Connection(HttpToolsProtocol):
         self._new = True
         if self.cycle.response_complete:
             return True
-        self._held += len(piece)
-        if not self.guard.take(len(piece), of=self._held):
-            self._refuse(
-                Fault(503, "too many bytes are being received at once: try again"), "budget"
-            )
+        if not self._holds(len(piece)):
             return False
         cast("Exchange | Call", self.cycle).feed(piece)
         return True
+
+    def _holds(self, count: int) -> bool:
+        """Count so many bytes more of a body; False when there is no room, and it is refused."""
+        self._held += count
+        if self.guard.take(count, of=self._held):
+            return True
+        self._left = 0
+        self._refuse(Fault(503, "too many bytes are being received at once: try again"), "budget")
+        return False
 
     def on_message_complete(self) -> None:
         """Stop the clock, and say that the body is whole."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,76 @@ async def test_requests_that_come_at_once_are_answered_in_turn(
 async def test_a_server_that_leaves_closes_the_connection_after_the_answer(server: Server) -> None:
     server.guard.leaving = True
     assert b"connection: close" in await server.ask(post(b"hello", last=False))
+
+
+# --- long bodies ----------------------------------------------------------------------------------
+
+LONG = bytes(range(256)) * 4096
+"""1 MiB, of which no two neighbours are alike."""
+
+
+@pytest.fixture
+def roomy(server: Server) -> Server:
+    server.guard.direct_bytes = len(LONG)
+    return server
+
+
+@pytest.mark.parametrize("ends", [(0,), (1,), (300_000,), (5, 600_000), (len(LONG) - 1,)])
+async def test_a_long_body_is_read_to_where_it_stays_and_the_next_request_after_it(
+    roomy: Server, ends: tuple[int, ...]
+) -> None:
+    head = post(LONG, last=False)[: -len(LONG)]
+    borders = [0, *ends, len(LONG)]
+    pieces = [LONG[begin:end] for begin, end in pairwise(borders)]
+    pieces[-1] += post(b"next", last=False) + post(LONG, more=b"x-more: yes\r\n")
+    answer = await roomy.ask(head, *pieces)
+    assert answer.count(b"x-way: short") == 3
+    assert roomy.seen == [("short", LONG), ("short", b"next"), ("short", LONG)]
+
+
+@pytest.mark.parametrize("first", [1, 700_000])
+async def test_a_long_body_that_stalls_is_the_applications_from_its_first_byte(
+    roomy: Server, first: int
+) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", roomy.port)
+    sent = post(LONG)
+    writer.write(sent[: first - len(LONG)])
+    await asyncio.sleep(0.1)  # the moment is over
+    writer.write(sent[first - len(LONG) :])
+    answer = await asyncio.wait_for(reader.read(), 5)
+    writer.close()
+    assert roomy.seen == [("long", LONG)]
+    assert answer.endswith(LONG)
+
+
+async def test_a_client_that_leaves_in_the_middle_of_a_long_body_costs_nothing(
+    roomy: Server,
+) -> None:
+    for way in ("abort", "close"):
+        _, writer = await asyncio.open_connection("127.0.0.1", roomy.port)
+        writer.write(post(LONG, last=False)[:-5])
+        await until(lambda: roomy.guard.held > len(LONG) / 2, "most of it is there")
+        getattr(writer.transport, way)()
+        await until(lambda: not roomy.guard.connections, "the connection is closed")
+        assert roomy.guard.held == 0
+    assert roomy.seen == []
+
+
+async def test_a_long_body_that_finds_no_room_is_refused_while_it_comes(roomy: Server) -> None:
+    roomy.guard.limits = Limits(held_bytes=600_000)
+    answer = await roomy.ask(post(LONG, last=False))
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"too many bytes are being received at once" in answer
+    assert roomy.seen == []
+
+
+async def test_a_long_body_that_no_handler_takes_reaches_the_application_whole(
+    roomy: Server,
+) -> None:
+    roomy.guard.direct = {b"/p": lambda _: None}
+    answer = await roomy.ask(post(LONG))
+    assert roomy.seen == [("long", LONG)]
+    assert answer.endswith(LONG)
 
 
 # --- the gateway ----------------------------------------------------------------------------------
