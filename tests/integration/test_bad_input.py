@@ -175,7 +175,8 @@ def test_after_hundreds_of_mutated_bodies_the_answer_is_bit_for_bit_the_same(
         assert answer.status_code in {200, 400, 413, 415}, (answer.text, path, headers, body[:500])
     assert min(statuses[200], statuses[400]) > 10
     after = client.post(INFER, **good)  # type: ignore[arg-type]  # a body and its headers
-    assert (after.status_code, after.content) == (200, before.content)
+    again = before.content.replace(b'"prefix":"miss"', b'"prefix":"hit"')  # by now it is known
+    assert (after.status_code, after.content) == (200, again)
 
 
 @pytest.mark.parametrize(
