@@ -136,6 +136,7 @@ class ModelServer:
                 ("GET", f"{path}/stats", self.stats),
                 ("POST", f"{path}/lookup", self.lookup),
                 ("GET", f"{path}/ids", self.ids),
+                ("GET", f"{path}/vectors/{{id}}", self.vector),
             ]
         for method, path, endpoint in routes:
             self.api.add_api_route(path, endpoint, methods=[method], response_model=None)
@@ -182,6 +183,17 @@ class ModelServer:
         )
         identity = {"checkpoint": predictor.checkpoint, "bank": predictor.bank.identity}
         return JSONResponse({"id": predictor.bank.find(vector), **identity})
+
+    async def vector(self, request: HttpRequest) -> Response:
+        """Give the bank's vector of an id, `{"vector": [768]}`, or null: the converse of lookup."""
+        self._check_path(request)
+        bank = self._worker.loaded().bank
+        try:
+            id_ = int(request.path_params["id"])
+        except ValueError:
+            raise ProtocolError("the id of a vector is a whole number") from None
+        found = bank.vector(id_)
+        return JSONResponse({"vector": None if found is None else found.tolist()})
 
     async def ids(self, request: HttpRequest) -> Response:
         """List the bank's ids, as `backends/idruns.py` writes them; 404 where they are too many."""

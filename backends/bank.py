@@ -118,6 +118,14 @@ class Bank:
         rows = self.lookup.find(prints_of(vector[np.newaxis]))
         return int(self.ids[rows.min()]) if rows.size else None
 
+    def vector(self, id_: int) -> Floats | None:
+        """Return the row [768] of an id, as the file has it; None where there is none."""
+        if not self.has(id_):
+            return None
+        place = int(np.searchsorted(self.ids, id_, sorter=self.by_id))
+        row: Floats = self.index.vectors[self.by_id[place]].astype(np.float32)
+        return row
+
     def runs(self) -> IdRuns:
         """List the ids, as runs of neighbouring numbers."""
         return IdRuns.of(self.ids[self.by_id])

@@ -116,6 +116,16 @@ def test_a_lookup_names_the_id_of_an_exact_vector_or_null(client: TestClient) ->
         assert other.json() == {"id": None, **IDENTITY}
 
 
+def test_an_id_names_the_banks_vector_to_the_last_bit_or_null(client: TestClient) -> None:
+    for path in ("/v2/models/lvm", f"/v2/models/lvm/versions/{VERSION}"):
+        found = client.get(f"{path}/vectors/1007").json()["vector"]
+        np.testing.assert_array_equal(np.array(found, np.float32), BANK[7])
+    for id_ in ("1040", "-1", str(10**30)):
+        assert client.get(f"/v2/models/lvm/vectors/{id_}").json() == {"vector": None}
+    assert client.get("/v2/models/lvm/vectors/seven").status_code == 400
+    assert client.get("/v2/models/other/vectors/1007").status_code == 404
+
+
 def test_the_banks_ids_are_listed_as_runs(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
