@@ -26,6 +26,7 @@ from rollout.judge import Judgement, judge, unreadable
 from rollout.machine import Command, Detail, IllegalTransition, Record, begin, event_of, step
 from rollout.marks import marks_of, unknown_marks
 from rollout.minutes import Horizon
+from rollout.nearness import Nearness, nearness
 from rollout.orders import FrozenStart, Order, Refused, Result, Status, Verb, describe
 from rollout.pace import RECENT_S, Lately, Pace, pace
 from rollout.plan import Plan
@@ -322,6 +323,7 @@ class Controller:
                 entries=tuple(entry for entry in journal.entries if entry.rollout == record.id),
                 ticker=TICKER,
                 pace=await self._pace(record, seen) if live else None,
+                nearness=_nearness(record, seen.shown),
             )
         )
 
@@ -586,3 +588,9 @@ def _remembers(stored: Stored, command: Verb) -> None:
 
 def _said(move: Move) -> str:
     return f"{move.event}: {move.reason}" if isinstance(move, Act) else move.reason
+
+
+def _nearness(record: Record, shown: Shown | None) -> Nearness | None:
+    if shown is None:
+        return None
+    return nearness(shown.counts.total.total, by_key=record.plan.unit == "key")

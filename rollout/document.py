@@ -9,6 +9,7 @@ from typing import Final, Literal
 
 from rollout.latencies import Quantiles
 from rollout.machine import AuditEntry, State
+from rollout.nearness import Nearness
 from rollout.snapshot import Arm, Frozen, Role, Scope, Unit
 from rollout.stakes import StakeRow
 from rollout.tally import RoleTally, StageTally
@@ -119,6 +120,8 @@ class StageReport(StageTally):
     pair_hit_rates: dict[Role, dict[int, Rate]]
     """Each arm's own hits on the labelled pairs: in `shadow`, the candidate's only ones."""
     pair_differences: dict[int, PairDifference]
+    nearness: Nearness
+    """Cosines to the truth, on those of them that kept their vectors."""
     label_coverage: dict[Whose, Coverage]
     """Truths that came, of those awaited: by assigned arm, and for both arms of a pair."""
     lengths: tuple[LengthReport, ...]

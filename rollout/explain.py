@@ -26,6 +26,7 @@ from rollout.explanation import (
 )
 from rollout.freeze import frozen
 from rollout.machine import AuditEntry, Record, State
+from rollout.nearness import Nearness
 from rollout.outlook import earliest, missing
 from rollout.pace import PATIENCE_S, Pace
 from rollout.snapshot import Heartbeat, Position
@@ -56,6 +57,7 @@ class Situation:
     """Who acts, in the audit, when nobody asked."""
     pace: Pace | None = None
     """Of the present stage; None where the rollout has ended, or its counts cannot be read."""
+    nearness: Nearness | None = None
 
 
 def explain(seen: Situation) -> Explanation:
@@ -93,6 +95,7 @@ def explain(seen: Situation) -> Explanation:
         last=last,
         last_person=_acted([entry for entry in seen.entries if entry.actor != seen.ticker]),
         traffic=traffic,
+        nearness=seen.nearness,
         gateways=_gateways(seen),
     )
 

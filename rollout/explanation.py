@@ -6,6 +6,7 @@ It is served as JSON, and the terminal's sentences and tables are made of it alo
 from typing import Literal
 
 from rollout.machine import State, Visit
+from rollout.nearness import Nearness
 from rollout.snapshot import Arm, Frozen, Mode
 from rollout.verdict import Per, Verdict
 
@@ -143,4 +144,7 @@ class Explanation(Frozen):
     last_person: Acted | None
     """The last one that a person asked for."""
     traffic: Traffic | None
+    nearness: Nearness | None
+    """Cosines to the truth in the present stage, or the last one, as the report has them: no check
+    uses them. None where the counts cannot be read."""
     gateways: Gateways

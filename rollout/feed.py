@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 
 from rollout.errors import RolloutError
 from rollout.keys import Keys
-from rollout.layout import SILENT_S, flush_arguments
+from rollout.layout import SILENT_S, flush_arguments, read_vectors
 from rollout.reach import Tls
 from rollout.snapshot import (
     HITS,
@@ -24,6 +24,7 @@ from rollout.snapshot import (
     Heartbeat,
     LabelOutcome,
     Snapshot,
+    Vectors,
 )
 from rollout.store.connection import connect, script
 
@@ -109,11 +110,22 @@ class Feed:
 
     async def label(self, request_id: str, target_id: int) -> LabelOutcome:
         """Take in the truth of a request: the first counts, for every arm that answered."""
-        key = self._keys.pending(request_id)
+        keys = (self._keys.pending(request_id), self._keys.vectors(request_id))
         with _translated():
             arguments = (str(target_id), request_id, *HITS)
-            outcome = await self._redis.eval(self._label, 1, key, *arguments)
+            outcome = await self._redis.eval(self._label, len(keys), *keys, *arguments)
         return cast("LabelOutcome", outcome)
+
+    async def vectors(self, request_id: str) -> Vectors | None:
+        """Read the vectors of a request; None when they are not kept, or no longer."""
+        with _translated():
+            stored = await self._redis.get(self._keys.vectors(request_id))
+        if stored is None:
+            return None
+        try:
+            return read_vectors(stored)
+        except (ValueError, TypeError, KeyError) as error:
+            raise FeedUnavailable(f"the store's vectors cannot be read: {error}") from None
 
     async def close(self) -> None:
         """Take this gateway's heartbeat away and give the connections back."""

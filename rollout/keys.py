@@ -54,6 +54,13 @@ class Keys:
         """Name a sorted set of Sample as JSON, by agreement: a stage's lowest ones, capped."""
         return f"{self.prefix}samples:{rollout}:{evidence_epoch}:{stage}"
 
+    def slice(self, rollout: str, evidence_epoch: int, stage: str, slice_: int) -> str:
+        """Name a string, with a TTL of the label window: whose Vectors are kept of a slice of time.
+
+        `rank key`: the rank of the request, and the key of its vectors.
+        """
+        return f"{self.counts(rollout, evidence_epoch, stage)}:slice:{slice_}"
+
     def truths(self, rollout: str, evidence_epoch: int, stage: str) -> str:
         """Name a hash: request id of each of `samples` -> the id of its truth, "" until it came."""
         return f"{self.counts(rollout, evidence_epoch, stage)}:truths"
@@ -65,6 +72,10 @@ class Keys:
     def sequence(self, boot: str) -> str:
         """Name a string, with a TTL: the last batch of this gateway that was counted."""
         return f"{self.prefix}sequence:{boot}"
+
+    def vectors(self, request_id: str) -> str:
+        """Name a string, with a TTL of the label window: the Vectors of a request, as JSON."""
+        return f"{self.pending(request_id)}:vectors"
 
     def pending(self, request_id: str) -> str:
         """Name a string, with a TTL of the label window: a Pending, then the label it got."""

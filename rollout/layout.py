@@ -1,6 +1,7 @@
 """A gateway's batch, laid out for flush.lua and label.lua, which document the order. Pure."""
 
 import functools
+from base64 import b64decode, b64encode
 from collections import Counter as Multiset
 from collections.abc import Iterator
 from typing import Final, NamedTuple
@@ -19,6 +20,7 @@ from rollout.snapshot import (
     Observation,
     Pending,
     Role,
+    Vectors,
     metric_of,
 )
 
@@ -70,12 +72,23 @@ class _Layout:
             (self._place(keys.pending(one.request_id)), opened(one, keys), until_ms(one))
             for one in batch.pending
         ]
+        vectors = [self._vectors(one) for one in batch.vectors]
         arguments: list[str | float] = [batch.sequence, SEQUENCE_TTL_S, KEPT_SAMPLES, KEPT_KEYS]
-        for items in (counts, firsts, samples, pending, list(self._lifetimes.items())):
+        for items in (counts, firsts, samples, pending, vectors, list(self._lifetimes.items())):
             arguments.append(len(items))
             for item in items:
                 arguments.extend(item)
         return list(self._places), arguments
+
+    def _vectors(self, one: Vectors) -> tuple[str | int, ...]:
+        cell, keys = one.cell, self._keys
+        return (
+            self._place(keys.slice(cell.rollout, cell.evidence_epoch, cell.stage, one.slice)),
+            self._place(keys.vectors(one.request_id)),
+            one.rank,
+            write_vectors(one),
+            until_ms(one),
+        )
 
     def _place(self, key: str, keep_s: int | None = None) -> int:
         place = self._places.setdefault(key, len(self._places) + 1)
@@ -175,9 +188,28 @@ def label_keep_s(label_window_s: float) -> int:
     return int(label_window_s) + slot_width(label_window_s) * MINUTE_S + MINUTE_TTL_S
 
 
-def until_ms(pending: Pending) -> int:
+def until_ms(pending: Pending | Vectors) -> int:
     """Say when a label window closes: Unix milliseconds."""
     return int((pending.at + pending.label_window_s) * 1000)
+
+
+def write_vectors(vectors: Vectors) -> str:
+    """Write vectors as JSON, which `read_vectors` reads."""
+    return orjson.dumps(
+        {
+            **vectors._asdict(),
+            "cell": list(vectors.cell),
+            "incumbent": b64encode(vectors.incumbent).decode(),
+            "candidate": b64encode(vectors.candidate).decode(),
+        }
+    ).decode()
+
+
+def read_vectors(stored: str | bytes) -> Vectors:
+    """Read what `write_vectors` wrote. Raises ValueError, TypeError or KeyError."""
+    facts = orjson.loads(stored)
+    arms: dict[str, bytes] = {role: b64decode(facts[role]) for role in ("incumbent", "candidate")}
+    return Vectors(**{**facts, **arms, "cell": Cell(*facts["cell"])})
 
 
 def opened(pending: Pending, keys: Keys) -> str:

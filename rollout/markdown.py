@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rollout import wording
 from rollout.document import Report
 from rollout.page import Figures, last_looks
-from rollout.snapshot import HITS
+from rollout.snapshot import HITS, KEPT_VECTORS
 from rollout.tally import AGREEMENTS
 
 _ENVIRONMENT: Final = Environment(
@@ -47,6 +47,7 @@ def render(report: Report, wrap: Callable[[str, str, str], str] | None = None) -
         said=escaped,
         hits=HITS,
         agreements=AGREEMENTS,
+        kept_vectors=KEPT_VECTORS,
         dropped=wording.DROPPED,
         reached=[index for index, stage in enumerate(report.stages) if stage.reached],
         last_looks=last_looks(report),

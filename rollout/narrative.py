@@ -219,6 +219,14 @@ NOTES: Final = (
         "prediction on the same request.",
     ),
     Note(
+        about="Cosine to the truth",
+        text="How near each arm's prediction came to the vector of what came in truth, also where "
+        "neither named it. Few requests keep their vectors, chosen by a hash of their names, so "
+        "that the choice says nothing about an arm. The difference is the candidate's cosine minus "
+        "the incumbent's on the same request, cut off at +-0.3 and counted in steps of 0.002. It "
+        "decides nothing. Where assignment is by key, the first such request of each key counts.",
+    ),
+    Note(
         about="Intervals",
         text="Intervals of rates are Wilson's, 95 %, fixed-sample: right for one look at a sample "
         "whose size was settled beforehand, and not for watching a running rollout. The "

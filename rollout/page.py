@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from rollout import charts, wording
 from rollout.document import Report
-from rollout.snapshot import HITS
+from rollout.snapshot import HITS, KEPT_VECTORS
 from rollout.tally import AGREEMENTS
 
 _TEMPLATES: Final = Path(__file__).parent / "templates"
@@ -40,6 +40,7 @@ def render(report: Report) -> str:
         colours=charts.COLOURS,
         hits=HITS,
         agreements=AGREEMENTS,
+        kept_vectors=KEPT_VECTORS,
         dropped=wording.DROPPED,
         reached=[index for index, stage in enumerate(report.stages) if stage.reached],
         last_looks=last_looks(report),

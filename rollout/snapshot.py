@@ -21,6 +21,7 @@ import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from types import MappingProxyType
 from typing import Annotated, Final, Literal, NamedTuple, Self
 
@@ -239,6 +240,41 @@ class Pending(NamedTuple):
         return _awaited(self.assigned, len(self.top) > 1)
 
 
+KEPT_VECTORS: Final = 500
+"""How many requests of one label window and stage keep their vectors."""
+
+
+class Vectors(NamedTuple):
+    """Both arms' predictions for one request, kept until its truth comes.
+
+    A label window is cut into as many slices as requests may be kept, and of each slice the request
+    with the lowest rank is: so they are few, spread over the whole of a stage, and chosen by
+    nothing that they show.
+    """
+
+    request_id: str
+    at: float
+    """When it was admitted, in Unix seconds."""
+    cell: Cell
+    label_window_s: float
+    incumbent: bytes
+    """float16 `[768]`, little-endian."""
+    candidate: bytes
+    key: str | None = None
+    """As `Pending.key`."""
+
+    @property
+    def slice(self) -> int:
+        """Which slice of time the request was admitted in, counted since 1970."""
+        return int(self.at * KEPT_VECTORS // self.label_window_s)
+
+    @property
+    def rank(self) -> str:
+        """A hash of the request's id, as hexadecimal digits."""
+        name = self.request_id.encode(errors="surrogatepass")
+        return blake2b(name, digest_size=8, person=b"turnout.vectors").hexdigest()
+
+
 class Heartbeat(Frozen):
     """A gateway's word that it lives, and which version it applied."""
 
@@ -261,7 +297,7 @@ class Heartbeat(Frozen):
         return Position(self.epoch, self.version)
 
 
-Metric = Literal["request", "pair", "due", "pair.due"]
+Metric = Literal["request", "pair", "due", "pair.due", "truth"]
 """What is counted once for each routing key and stage, where keys are the unit."""
 
 
@@ -293,9 +329,11 @@ class Batch:
     pending: tuple[Pending, ...] = ()
     """Each also counts `Pending.awaited`."""
     observations: tuple[Observation, ...] = ()
+    vectors: tuple[Vectors, ...] = ()
 
 
-LabelOutcome = Literal["counted", "outside", "repeat", "contradiction", "unknown"]
+LabelOutcome = Literal["counted", "sampled", "outside", "repeat", "contradiction", "unknown"]
+"""What came of a label. `sampled`: counted, and its request's `Vectors` are kept."""
 
 # --- counters ------------------------------------------------------------------------------------
 
@@ -412,6 +450,16 @@ class Counter:
         """Labelled pairs by whose own first k held the truth."""
         return f"pair.hit{k}.{incumbent:d}{candidate:d}"
 
+    @staticmethod
+    def truth_cosine(role: Role, value: float) -> str:
+        """Pairs that kept their vectors, by the role's cosine to the truth, in hundredths."""
+        return f"truth.{role}.{share_bin(value)}"
+
+    @staticmethod
+    def truth_difference(value: float) -> str:
+        """Likewise, by the candidate's cosine to the truth minus the incumbent's, cut to +-0.3."""
+        return f"truth.difference.{difference_bin(value)}"
+
 
 HITS: Final = (1, 5, 10)
 
@@ -438,6 +486,17 @@ def latency_of(bin_: int) -> float:
 def share_bin(value: float) -> int:
     """The bin of a value from -1 to 1, in hundredths, rounded down (against the candidate)."""
     return math.floor(max(-1.0, min(1.0, value)) * SHARE_BINS + 1e-9)
+
+
+DIFFERENCE_LIMIT: Final = 0.3
+"""Where differences of two cosines are cut off: a bound that a bet can be made against."""
+DIFFERENCE_BIN: Final = 0.002
+
+
+def difference_bin(value: float) -> int:
+    """The bin of a difference of two cosines, in steps of 0.002, rounded down."""
+    cut = max(-DIFFERENCE_LIMIT, min(DIFFERENCE_LIMIT, value))
+    return math.floor(cut / DIFFERENCE_BIN + 1e-9)
 
 
 @functools.lru_cache(maxsize=4096)

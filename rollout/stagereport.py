@@ -23,6 +23,7 @@ from rollout.document import (
     Whose,
 )
 from rollout.evidence import ln_e_ratio
+from rollout.nearness import nearness
 from rollout.plan import Stage
 from rollout.snapshot import HITS, Arm, Counter, Frozen, Role
 from rollout.tally import STRATA, Counts, RoleTally, StageTally, percent, summarise
@@ -73,6 +74,7 @@ def stage_report(
         labelled_pairs=sum(figures.pair_hits[HITS[0]].values()),
         pair_hit_rates=pair_hit_rates(figures.pair_hits),
         pair_differences=pair_differences(figures.pair_hits),
+        nearness=nearness(total, by_key=by_key),
         label_coverage=_label_coverage(figures, total),
         lengths=tuple(_length(stage, name, counts, figures.requests) for name in strata),
         warm_up=sum(early.get(Counter.assigned(role), 0) for role in arms),

@@ -68,6 +68,7 @@ _OBSERVED: Final = "|".join(
         rf"pair\.(?:{'|'.join(AGREEMENTS)})\.-?[0-9]+",
         rf"hit(?:{'|'.join(map(str, HITS))})\.{_ROLE}",
         rf"pair\.hit(?:{'|'.join(map(str, HITS))})\.[01]{{2}}",
+        r"truth\.(?:incumbent|candidate|difference)\.-?[0-9]+",
     )
 )
 _LABELS: Final = re.compile(r"(?:first\.)?(?:pair\.)?(?:due|labels|hit[0-9]+)(?:\..*)?")

@@ -10,11 +10,12 @@ from rich.text import Text
 from rollout.explanation import Explanation, Missing, Outlook, Traffic
 from rollout.forecast import UNKNOWN, Forecast
 from rollout.machine import AuditEntry, State, Visit
+from rollout.nearness import Nearness
 from rollout.orders import RolloutStatus, Summary
 from rollout.stakes import rows
 from rollout.tables import COLOURS, kind_of
 from rollout.verdict import Check, Evidence, Verdict
-from rollout.wording import count, evidence, number, span, when
+from rollout.wording import count, evidence, number, span, when, write
 
 STATES: Final[dict[State, str]] = {
     "running": "green", "waiting": "yellow", "paused": "yellow", "held": "bold yellow",
@@ -193,6 +194,8 @@ def _context(seen: Explanation) -> Iterable[str]:
     yield f"version {seen.version}, evidence epoch {seen.evidence_epoch}, {when(seen.now)}"
     if seen.traffic:
         yield from _counted(seen.traffic)
+    if seen.nearness and seen.nearness.n:
+        yield _near(seen.nearness)
     if seen.guard and seen.guard_high is not None:
         yield f"rollback guard: {seen.guard.reason}; at most {evidence(seen.guard_high)} so far"
     if seen.last_person and seen.last_person != seen.last:
@@ -203,6 +206,14 @@ def _context(seen: Explanation) -> Iterable[str]:
         yield f"last change: {who.actor}, {who.command} at {when(who.at)}: {who.reason}"
     if seen.next is not None:
         yield f"who looks: {seen.leader or 'nobody'}; {seen.gateways.alive} gateways alive"
+
+
+def _near(seen: Nearness) -> str:
+    difference, low, high = (write(v, "offset") for v in (seen.difference, seen.low, seen.high))
+    return (
+        f"cosine to the truth, candidate minus incumbent: {difference} ({low} to {high}) "
+        f"on {count(seen.n)} pairs; decides nothing"
+    )
 
 
 def _counted(traffic: Traffic) -> Iterable[str]:

@@ -60,6 +60,11 @@ def signed(value: float) -> str:
     return f"{value:+.1f}"
 
 
+def offset(value: float) -> str:
+    """A difference of two agreements: `+0.012`, `-0.004`."""
+    return f"{value:+.3f}"
+
+
 def number(value: float) -> str:
     """A figure of the judge, whose unit stands beside it, to four digits: `66.52`, `0.874`.
 
@@ -124,6 +129,7 @@ UNITS: Final[Mapping[str, Callable[..., str]]] = {
     "score": score,
     "points": points,
     "signed": signed,
+    "offset": offset,
     "number": number,
     "listed": listed,
     "when": when,

@@ -37,6 +37,7 @@ from router.settings import Settings
 from router.shadow import Mirror
 from router.snapshots import HOLD_FILE, Snapshots
 from router.spool import Spool
+from router.truths import Truths
 from router.upstream import Upstream
 
 BEAT_S: Final = 1.0
@@ -93,12 +94,14 @@ class Service:
             timeout_s=settings.mirror_timeout_s,
         )
         self._bank_ids = BankIds(self._upstream, self._snapshots)
+        self._truths = Truths(self._feed, self._upstream, self._snapshots, self._observer, metrics)
         self._feedback = Feedback(
             self._feed,
             self._upstream,
             self._snapshots,
             self._observer,
             metrics,
+            truths=self._truths,
             bank_ids=self._bank_ids,
             label_window_s=settings.label_window_s,
             pending_delay_s=settings.timeout_s + settings.mirror_timeout_s,
@@ -152,6 +155,7 @@ class Service:
                 lambda: self._snapshots.listen(settings.poll_s),
                 lambda: self._observer.run(settings.flush_s),
                 self._feedback.run,
+                self._truths.run,
                 self._bank_ids.run,
                 self._beat,
             ]

@@ -39,6 +39,7 @@ from router.ids import admitted_at
 from router.metrics import Metrics
 from router.observe import Observer
 from router.snapshots import Snapshots
+from router.truths import Truths
 from router.upstream import Upstream
 
 GRACE_S: Final = 2.0
@@ -73,6 +74,7 @@ class Feedback:
         observer: Observer,
         metrics: Metrics,
         *,
+        truths: Truths,
         bank_ids: BankIds,
         label_window_s: float,
         pending_delay_s: float,
@@ -83,6 +85,7 @@ class Feedback:
         self._snapshots = snapshots
         self._observer = observer
         self._metrics = metrics
+        self._truths = truths
         self._bank_ids = bank_ids
         self._label_window_s = label_window_s
         self._grace_s = GRACE_S + pending_delay_s
@@ -198,10 +201,14 @@ class Feedback:
         if self._feed is None:
             return None
         try:
-            return await self._feed.label(name, target)
+            outcome = await self._feed.label(name, target)
         except FeedUnavailable as error:
             log.debug("a label waits for the store", reason=str(error))
             return None
+        if outcome != "sampled":
+            return outcome
+        self._truths.offer(name, target)
+        return "counted"
 
 
 _CONTRADICTION: Final = "another target was given for this request before: the first one counts"

@@ -161,6 +161,12 @@ class Metrics:
         self.labels = Counter(
             "gateway_labels", "Feedback, by what came of it", ("outcome",), registry=registry
         )
+        self.truths = Counter(
+            "gateway_truths",
+            "Truths of requests that kept their vectors, by what came of the comparison",
+            ("outcome",),
+            registry=registry,
+        )
         self.labels_queued = Gauge(
             "gateway_labels_queued", "Feedback that waits for the store", registry=registry
         )

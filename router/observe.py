@@ -14,8 +14,19 @@ from typing import Final
 
 import structlog
 
+from backends.protocol import Floats
 from rollout.feed import Feed, FeedUnavailable
-from rollout.snapshot import Batch, Cell, Counter, Heartbeat, Live, Metric, Pending
+from rollout.snapshot import (
+    Batch,
+    Cell,
+    Counter,
+    Heartbeat,
+    Live,
+    Metric,
+    Observation,
+    Pending,
+    Vectors,
+)
 from router.limits import Rate
 from router.metrics import Metrics
 from router.record import (
@@ -27,8 +38,10 @@ from router.record import (
     cell_of,
     counts_of,
     counts_of_pair,
+    counts_of_truth,
     observation_of,
     sample_of,
+    vectors_of,
     verdict_of,
 )
 from router.spool import Spool
@@ -97,6 +110,16 @@ class Observer:
         sample = sample_of(pair) if self._feed and self._samples.take(self._clock()) else None
         if sample and self._spool.sample(sample):
             self._count(cell, {Counter.SAMPLED: 1})
+        if self._feed and (vectors := vectors_of(pair)):
+            self._spool.keep(vectors)
+
+    def truth(self, vectors: Vectors, truth: Floats) -> None:
+        """Take in the truth `[768]` of a pair whose vectors were kept."""
+        counts = counts_of_truth(vectors, truth)
+        self._count(vectors.cell, counts)
+        if self._feed and vectors.key is not None:
+            seen = Observation(vectors.cell, "truth", vectors.key, tuple(counts))
+            self._spool.observe(seen)
 
     def mirror_dropped(self, live: Live, admission: Admission, length: int, why: Dropped) -> None:
         """Take in a mirror that never became a pair."""

@@ -16,8 +16,10 @@ from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Final, Literal, NamedTuple
 
+import numpy as np
+
 from backends.comparison import cosine, overlap, rank_biased_overlap
-from backends.protocol import KEPT_NEIGHBORS, Prediction, PrefixOutcome
+from backends.protocol import KEPT_NEIGHBORS, Floats, Prediction, PrefixOutcome
 from rollout import background
 from rollout.snapshot import (
     Cell,
@@ -28,6 +30,7 @@ from rollout.snapshot import (
     Pending,
     Role,
     Sample,
+    Vectors,
     stratum,
 )
 from router.errors import FailureKind, RefusedError, UpstreamError
@@ -35,6 +38,7 @@ from router.errors import FailureKind, RefusedError, UpstreamError
 Dropped = Literal["full", "bytes", "timeout", "error", "refused"]
 """Why a mirror that was intended was not compared."""
 _HISTOGRAMS: Final = ("latency.", "pair.latency.", "prefix.")
+HALF: Final = np.dtype("<f2")
 _OVERLAPS: Final[tuple[tuple[Literal["overlap1", "overlap5", "overlap10"], int], ...]] = (
     ("overlap1", 1),
     ("overlap5", 5),
@@ -307,6 +311,38 @@ def pending_of(
         label_window_s=live.label_window_s,
         key=key_digest(live, key),
     )
+
+
+def vectors_of(pair: Pair) -> Vectors | None:
+    """Take what a truth can be compared with; None where an arm failed.
+
+    Half precision: unit vectors' cosines are then wrong by about 1e-5, a hundredth of a bin.
+    """
+    incumbent, candidate = pair.incumbent.prediction, pair.candidate.prediction
+    if incumbent is None or candidate is None:
+        return None
+    return Vectors(
+        request_id=pair.admission.request_id,
+        at=pair.admission.at,
+        cell=cell_of(pair.live, pair.admission, pair.length),
+        label_window_s=pair.live.label_window_s,
+        incumbent=incumbent.vector.astype(HALF).tobytes(),
+        candidate=candidate.vector.astype(HALF).tobytes(),
+        key=key_digest(pair.live, pair.key),
+    )
+
+
+def counts_of_truth(vectors: Vectors, truth: Floats) -> dict[str, int]:
+    """Fold a truth `[768]` into increments: each arm's cosine to it, and their difference."""
+    incumbent, candidate = (
+        cosine(np.frombuffer(arm, HALF).astype(np.float32), truth)
+        for arm in (vectors.incumbent, vectors.candidate)
+    )
+    return {
+        Counter.truth_cosine("incumbent", incumbent): 1,
+        Counter.truth_cosine("candidate", candidate): 1,
+        Counter.truth_difference(candidate - incumbent): 1,
+    }
 
 
 def sample_of(pair: Pair) -> Sample | None:

@@ -1,4 +1,4 @@
-"""What a gateway has seen and the store has not: counts, samples, pending labels, keys. Pure.
+"""What a gateway has seen and the store has not: counts, samples, labels, keys, vectors. Pure.
 
 Counts merge by addition, so they take little room however long the store is away. What comes once a
 request does not: so the whole is bounded in bytes, as they were measured with tracemalloc on
@@ -11,10 +11,11 @@ from itertools import islice
 from typing import Final
 
 from backends.content import MIB
-from rollout.snapshot import Batch, Cell, Observation, Pending, Sample
+from rollout.snapshot import Batch, Cell, Observation, Pending, Sample, Vectors
 
 CELLS_PER_BATCH: Final = 50
 SAMPLES_PER_BATCH: Final = 100
+VECTORS_PER_BATCH: Final = 25
 PENDING_PER_BATCH: Final = 500
 OBSERVATIONS_PER_BATCH: Final = 200
 CELL_BYTES: Final = 500
@@ -26,6 +27,7 @@ AWAITED_BYTES: Final = 350
 ANSWER_BYTES: Final = 450
 """Besides, for each arm whose ten ids are kept."""
 OBSERVATION_BYTES: Final = 450
+VECTORS_BYTES: Final = 3600
 
 
 class Spool:
@@ -51,6 +53,8 @@ class Spool:
         self._samples: list[Sample] = []
         self._pending: list[Pending] = []
         self._observations: list[Observation] = []
+        self._vectors: dict[tuple[str, int, str, int], Vectors] = {}
+        """Of each slice of time those with the lowest rank."""
         self._known: dict[tuple[str, int, str, str, str], None] = {}
         """The newest keys that were sent: the store knows them, so they are not sent again."""
         self.dropped = 0
@@ -60,11 +64,17 @@ class Spool:
         return (
             f"<Spool {len(self._counts)} cells, {len(self._samples)} samples, "
             f"{len(self._pending)} pending, {len(self._observations)} of keys, "
-            f"{self.bytes} bytes, {self.dropped} dropped>"
+            f"{len(self._vectors)} vectors, {self.bytes} bytes, {self.dropped} dropped>"
         )
 
     def __len__(self) -> int:
-        return len(self._counts) + len(self._samples) + len(self._pending) + len(self._observations)
+        return (
+            len(self._counts)
+            + len(self._samples)
+            + len(self._pending)
+            + len(self._observations)
+            + len(self._vectors)
+        )
 
     def count(self, cell: Cell, counts: Mapping[str, int]) -> None:
         """Add increments to a cell."""
@@ -89,6 +99,18 @@ class Spool:
         self._samples.append(sample)
         self.bytes += SAMPLE_BYTES
         return True
+
+    def keep(self, vectors: Vectors) -> None:
+        """Keep vectors, if their rank is the lowest of their slice; they are a selection anyway."""
+        cell = vectors.cell
+        place = (cell.rollout, cell.evidence_epoch, cell.stage, vectors.slice)
+        held = self._vectors.get(place)
+        if held is None:
+            if self.bytes >= self._max_bytes:
+                return
+            self.bytes += VECTORS_BYTES
+        if held is None or vectors.rank < held.rank:
+            self._vectors[place] = vectors
 
     def pend(self, pending: Pending) -> None:
         """Keep a pending label."""
@@ -127,6 +149,9 @@ class Spool:
             samples=tuple(self._samples[:SAMPLES_PER_BATCH]),
             pending=tuple(self._pending[:PENDING_PER_BATCH]),
             observations=tuple(self._observations[:OBSERVATIONS_PER_BATCH]),
+            vectors=tuple(
+                self._vectors.pop(place) for place in list(islice(self._vectors, VECTORS_PER_BATCH))
+            ),
         )
         del self._observations[:OBSERVATIONS_PER_BATCH]
         del self._samples[:SAMPLES_PER_BATCH], self._pending[:PENDING_PER_BATCH]
@@ -145,4 +170,5 @@ def _batch_bytes(batch: Batch) -> int:
         + SAMPLE_BYTES * len(batch.samples)
         + sum(map(_pending_bytes, batch.pending))
         + OBSERVATION_BYTES * len(batch.observations)
+        + VECTORS_BYTES * len(batch.vectors)
     )

@@ -290,6 +290,20 @@ class Upstream:
             raise UpstreamInvalidError(f"the {arm} backend's lookup gave {found!r} for an id")
         return found
 
+    async def vector(self, arm: str, id_: int, *, timeout_s: float = PROBE_S) -> Floats | None:
+        """Give the bank's vector `[768]` of an id, or None.
+
+        Raises UpstreamError when the arm fails, RefusedError when it knows of no such question.
+        """
+        response = await self._ask(arm, "GET", f"{_MODEL}/vectors/{id_}", timeout_s)
+        listed = document(arm, response).get("vector")
+        if listed is None:
+            return None
+        try:
+            return protocol.read_lookup(orjson.dumps({"vector": listed}))
+        except (ProtocolError, TypeError) as error:
+            raise UpstreamInvalidError(f"the {arm} backend gave no vector: {error}") from error
+
     async def ids(self, arm: str, *, timeout_s: float = LIST_S) -> IdRuns:
         """List the ids of the arm's bank. Raises UpstreamError, also where it lists none."""
         response = await self._ask(arm, "GET", f"{_MODEL}/ids", timeout_s)

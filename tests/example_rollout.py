@@ -39,6 +39,7 @@ class Traffic:
 
     def __init__(self, rng: np.random.Generator, stage: Stage, start: float) -> None:
         self.rng = rng
+        self.truths = np.random.default_rng(1)
         self.stage = stage
         self.start = start
         self.counts: Multiset[str] = Multiset()
@@ -108,6 +109,8 @@ class Traffic:
         self.count(Counter.pair_value("overlap5", overlap[5]))
         self.count(Counter.pair_value("overlap10", overlap[10]))
         self.count(Counter.pair_value("rbo", rbo))
+        if hits and len(self.samples) % 4 == 0:
+            self.near()
         for k in HITS if hits else ():
             assert hits is not None
             self.count(Counter.pair_hit(k, hits["incumbent"][k], hits["candidate"][k]))
@@ -119,6 +122,12 @@ class Traffic:
                 top={arm: tuple(map(int, self.rng.integers(0, 7200, 10))) for arm in times},
             )
         )  # fmt: skip
+
+    def near(self) -> None:
+        incumbent, candidate = self.truths.normal((0.42, 0.46), 0.05)
+        self.count(Counter.truth_cosine("incumbent", incumbent))
+        self.count(Counter.truth_cosine("candidate", candidate))
+        self.count(Counter.truth_difference(candidate - incumbent))
 
     def time(self, latency: str, role: Role, length: int) -> None:
         self.count(latency)

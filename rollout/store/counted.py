@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from rollout import background
 from rollout.background import HOUR, field_of, hours
-from rollout.layout import KEPT_KEYS, SEQUENCE_TTL_S, label_keep_s
+from rollout.layout import KEPT_KEYS, SEQUENCE_TTL_S, label_keep_s, until_ms
 from rollout.minutes import MINUTE_S, MINUTE_TTL_S, Horizon, label_slot
 from rollout.snapshot import (
     ALL_MINUTES,
@@ -25,6 +25,7 @@ from rollout.snapshot import (
     Pending,
     Role,
     Sample,
+    Vectors,
     metric_of,
 )
 from rollout.store.port import Observations
@@ -83,6 +84,9 @@ class Counted:
         self._seen: dict[tuple[Where, str], set[str]] = defaultdict(set)
         self._background: dict[tuple[str, int], Fields] = defaultdict(Multiset)
         self._samples: dict[Where, list[Sample]] = defaultdict(list)
+        self._vectors: dict[str, Vectors] = {}
+        self._slices: dict[tuple[Where, int], Vectors] = {}
+        """Whose vectors are kept of each slice of time."""
         self._truths: dict[str, int] = {}
         """By request, of those that are among the samples."""
         self._sequences: dict[str, tuple[int, float]] = {}
@@ -110,12 +114,9 @@ class Counted:
         for one in batch.pending:
             self._await(one)
         for sample in batch.samples:
-            kept = self._samples[sample.rollout, sample.evidence_epoch, sample.stage]
-            kept.append(sample)
-            kept.sort(key=lambda one: (one.agreement, one.model_dump_json()))
-            for gone in kept[KEPT_SAMPLES:]:
-                self._truths.pop(gone.request_id, None)
-            del kept[KEPT_SAMPLES:]
+            self._sample(sample)
+        for vectors in batch.vectors:
+            self._keep(vectors)
         return True
 
     def label(self, request_id: str, target_id: int) -> LabelOutcome:
@@ -136,7 +137,12 @@ class Counted:
             stage.add(held.pending.cell, counter)
             if metric in held.firsts:
                 stage.add(held.pending.cell, Counter.first(counter))
-        return "counted"
+        return "counted" if self.vectors(request_id) is None else "sampled"
+
+    def vectors(self, request_id: str) -> Vectors | None:
+        """Read the vectors of a request; None when they are not kept, or no longer."""
+        held = self._vectors.get(request_id)
+        return held if held is not None and self._is_open(held) else None
 
     def observations(
         self, rollout: str, epoch: int, stages: Sequence[str], samples: int, horizon: Horizon | None
@@ -170,6 +176,28 @@ class Counted:
             )
             for name in places
         }
+
+    def _sample(self, sample: Sample) -> None:
+        """Keep a sample, if it is among those of its stage with the least agreement."""
+        kept = self._samples[sample.rollout, sample.evidence_epoch, sample.stage]
+        kept.append(sample)
+        kept.sort(key=lambda one: (one.agreement, one.model_dump_json()))
+        for gone in kept[KEPT_SAMPLES:]:
+            self._truths.pop(gone.request_id, None)
+        del kept[KEPT_SAMPLES:]
+
+    def _is_open(self, vectors: Vectors) -> bool:
+        return self._clock() * 1000 < until_ms(vectors)
+
+    def _keep(self, one: Vectors) -> None:
+        """Keep vectors if no lower rank of their slice is kept, until their label window closes."""
+        place = (_where(one.cell), one.slice)
+        held = self._slices.get(place)
+        if held is not None and self._is_open(held):
+            if held.rank <= one.rank:
+                return
+            self._vectors.pop(held.request_id, None)
+        self._slices[place] = self._vectors[one.request_id] = one
 
     def _first(self, seen: Observation) -> bool:
         """Count an observation's twins if its key is new to the metric; whether it was."""

@@ -12,7 +12,7 @@ from itertools import islice
 from rollout.layout import SILENT_S
 from rollout.machine import AuditEntry, Record
 from rollout.minutes import Horizon
-from rollout.snapshot import Batch, Heartbeat, LabelOutcome, Snapshot
+from rollout.snapshot import Batch, Heartbeat, LabelOutcome, Snapshot, Vectors
 from rollout.store.counted import Counted
 from rollout.store.port import (
     IDEMPOTENCY_TTL_S,
@@ -158,6 +158,10 @@ class MemoryStore:
     def label(self, request_id: str, target_id: int) -> LabelOutcome:
         """Take in the truth of a request: the first counts, for every arm that answered."""
         return self._counted.label(request_id, target_id)
+
+    def vectors(self, request_id: str) -> Vectors | None:
+        """Read the vectors of a request; None when they are not kept, or no longer."""
+        return self._counted.vectors(request_id)
 
     def beat(self, heartbeat: Heartbeat) -> None:
         """Say that a gateway lives; the first time also forget those that fell silent."""

@@ -139,6 +139,10 @@ class StubBackend:
     bank: dict[int, int] = field(default_factory=dict)
     listed: tuple[int, ...] | None = None
     """The ids that its bank says it has; None for a backend that lists none."""
+    vectors: dict[int, Floats] = field(default_factory=dict)
+    """Those of its bank, by id."""
+    answer: Floats | None = None
+    """What it predicts; None for the last vector of the context."""
     bank_name: str = "a-bank"
     prefix: PrefixOutcome | None = None
     """What its known prefixes did, as it tells; None for one of an older version."""
@@ -158,6 +162,7 @@ class StubBackend:
                 Route("/v2/health/ready", self._ready),
                 Route("/v2/models/lvm", self._model),
                 Route("/v2/models/lvm/ids", self._ids),
+                Route("/v2/models/lvm/vectors/{id:int}", self._vector),
                 Route("/v2/models/lvm/infer", self._infer, methods=["POST"]),
                 Route("/v2/models/lvm/lookup", self._lookup, methods=["POST"]),
             ]
@@ -174,6 +179,10 @@ class StubBackend:
         if self.listed is None:
             return JSONResponse({"error": "no list"}, 404)
         return Response(IdRuns.of(np.array(self.listed, np.int64)).write())
+
+    async def _vector(self, request: Request) -> Response:
+        found = self.vectors.get(request.path_params["id"])
+        return JSONResponse({"vector": None if found is None else found.tolist()})
 
     async def _held(self, request: Request, hold: asyncio.Event) -> bool:
         """Wait until the test lets the answer go; False when the asker left before."""
@@ -209,7 +218,7 @@ class StubBackend:
             return Response(self.junk)
         ids = np.asarray(self.ids[: question.top_k], np.int64)
         answer = Prediction(
-            vector=question.context[-1],
+            vector=question.context[-1] if self.answer is None else self.answer,
             ids=ids,
             scores=np.linspace(1, 0.5, len(ids), dtype=np.float32),
             length=question.length,

@@ -19,6 +19,7 @@ from rollout.snapshot import (
     Pending,
     Role,
     Sample,
+    Vectors,
 )
 from rollout.store.memory import MemoryStore
 from rollout.store.redis import RedisStore
@@ -71,6 +72,12 @@ def observations(minute: int) -> st.SearchStrategy[Observation]:
     return st.builds(Observation, cells(minute), metric, keys, names)
 
 
+def kept(one: Pending) -> Vectors:
+    """Keep vectors; a slice of time is 20 minutes here, so that requests compete for it."""
+    assert one.cell is not None
+    return Vectors(one.request_id, one.at, one.cell, 500 * 1200.0, b"i", b"c", one.key)
+
+
 def sample(one: Pending, cosine: float) -> Sample:
     assert one.cell is not None
     return Sample(
@@ -102,6 +109,7 @@ def histories(draw: st.DrawFn) -> tuple[float, list[Batch | tuple[str, int]]]:
                 )
             ),
             observations=tuple(draw(st.lists(observations(minute), max_size=3))),
+            vectors=tuple(kept(one) for one in pending if draw(st.booleans())),
             samples=tuple(sample(one, at) for one in pending if (at := draw(cosines)) is not None),
         )
         for sequence in range(1, draw(st.integers(1, 5)) + 1)
@@ -143,6 +151,7 @@ async def _compare(url: str, now: float, told: list[Batch | tuple[str, int]]) ->
             else:
                 outcome: LabelOutcome = await feed.label(*one)
                 assert outcome == memory.label(*one)
+                assert await feed.vectors(one[0]) == memory.vectors(one[0])
         for later in (0.0, 1800.0, 7200.0):
             horizon = Horizon(now + later, 60, WINDOW_S)
             seen = await store.observations("r1", 1, STAGES, samples=50, horizon=horizon)

@@ -19,6 +19,7 @@ from rollout.plan import DEFAULT_PLAN
 from rollout.snapshot import (
     DEFAULT_TIERS,
     KEPT_SAMPLES,
+    KEPT_VECTORS,
     Batch,
     Cell,
     Heartbeat,
@@ -28,6 +29,7 @@ from rollout.snapshot import (
     Role,
     Sample,
     Snapshot,
+    Vectors,
 )
 
 KEYS = Keys()
@@ -211,6 +213,40 @@ async def test_the_hash_of_truths_is_as_small_as_the_samples_are_few(
     kept = [Sample.model_validate_json(str(one)).request_id for one in redis.zrange(SAMPLES, 0, -1)]
     assert redis.hgetall(TRUTHS) == dict.fromkeys(kept, "")
     assert len(kept) == KEPT_SAMPLES
+
+
+async def test_a_stage_keeps_the_vectors_of_500_requests_and_each_for_its_label_window(
+    feed: Feed, redis: Redis
+) -> None:
+    start = time.time()
+    offered = tuple(
+        Vectors(f"q{n}", start + 36 * n / 50, CELL, 36.0, b"i" * 1536, b"c" * 1536)
+        for n in range(60)
+    )  # ten for each of the 500th parts of a label window, and of the next one
+    again = tuple(one._replace(request_id=f"{one.request_id}-2") for one in offered)
+    for sequence, vectors in enumerate((offered, again, offered), start=1):
+        assert await feed.flush(Batch("b", sequence, {}, vectors=vectors))
+    slices = len({one.slice for one in offered})
+    kept = [str(name) for name in redis.keys("*:vectors")]
+    assert len(kept) == len(list(redis.keys("*:slice:*"))) == slices == 60
+    best = {max(one.rank for one in pair) for pair in zip(offered, again, strict=True)}
+    lowest = {min(one.rank for one in pair) for pair in zip(offered, again, strict=True)}
+    ranks = {str(redis.get(name)).partition(" ")[0] for name in redis.keys("*:slice:*")}
+    assert ranks == lowest != best
+    for name in (*kept, *map(str, redis.keys("*:slice:*"))):
+        assert 0 < int(str(redis.pttl(name))) <= (start + 80 - time.time()) * 1000
+    size = sum(int(str(redis.memory_usage(name))) for name in redis.keys("*")) / len(kept)
+    assert size * KEPT_VECTORS < 3 * 1024**2
+
+
+async def test_vectors_that_nobody_can_read_are_as_a_store_that_is_away(
+    feed: Feed, redis: Redis
+) -> None:
+    for text in ("", "{}", "[]", '{"incumbent": 3}'):
+        redis.set(KEYS.vectors("q1"), text)
+        with pytest.raises(FeedUnavailable, match="cannot be read"):
+            await feed.vectors("q1")
+    assert await feed.vectors("another") is None
 
 
 async def test_heartbeats_are_the_last_word_of_each_gateway(feed: Feed, redis: Redis) -> None:

@@ -47,6 +47,7 @@ from rollout.stagereport import pair_difference
 from rollout.tally import percent
 from rollout.verdict import Check, Verdict
 from rollout.watch import line, watch
+from rollout.wording import write
 
 WEEK: Final = 7 * 86_400.0
 WINDOW: Final = DEFAULT_PLAN.label_window_s
@@ -94,10 +95,22 @@ def agreeing(pairs: int) -> dict[str, int]:
     }
 
 
+def near(pairs: int) -> dict[str, int]:
+    """Spread cosines to the truth over some bins."""
+    part = pairs // 7
+    return {
+        f"truth.{name}.{bin_}": part
+        for name, bins in (
+            ("incumbent", (31, 43)), ("candidate", (33, 47)), ("difference", (-7, 30)),
+        )
+        for bin_ in bins
+    }  # fmt: skip
+
+
 def served(index: int, n: int = 40_013, **changes: Any) -> World:
     """A stage's counts, with figures whose digits tell them apart."""
     world = healthy(DEFAULT_PLAN.stages[index], n)
-    more = {**agreeing(world.pairs), Counter.SAMPLED: world.pairs}
+    more = {**agreeing(world.pairs), Counter.SAMPLED: world.pairs, **near(world.pairs)}
     for role, assigned in (("incumbent", world.incumbent), ("candidate", world.candidate)):
         for bin_, part in ((200, 3), (231, 2)):
             more[f"latency.{role}.{bin_}"] = assigned // part
@@ -294,6 +307,16 @@ def test_the_verdict_of_the_present_stage_is_one_value_everywhere(shown: Seen) -
         assert math.log(sum(weight * math.exp(ln_e) for weight, ln_e in stakes)) == pytest.approx(
             average.ln_e
         )
+
+
+def test_cosines_to_the_truth_are_the_same_everywhere(shown: Seen) -> None:
+    found = shown.explained.nearness
+    assert found == shown.report.stages[shown.stage].nearness
+    line = [line for line in shown.explain_text.splitlines() if "cosine to the truth" in line]
+    assert len(line) == (found is not None and found.n > 0)
+    if line and found is not None:
+        written = [write(one, "offset") for one in (found.difference, found.low, found.high)]
+        assert f"{written[0]} ({written[1]} to {written[2]}) on {found.n:,} pairs" in line[0]
 
 
 def into_itself(shown: Seen) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
 import structlog
@@ -397,6 +398,37 @@ async def test_a_label_counts_for_every_arm_that_answered(
         assert found["pair.hit5.10"] == found["pair.hit1.00"] == 1
         assert "hit1.incumbent" not in found
         assert store.hgetall(KEYS.truths("r1", 1, "the-stage")) == {name: "104"}
+
+
+@pytest.mark.parametrize("unit", ["request", "key"])
+async def test_how_near_each_arm_came_to_the_truth_is_counted_when_it_comes(
+    tmp_path: Path, valkey_url: str, store: Any, unit: str
+) -> None:
+    one, other = np.eye(2, 768, dtype=np.float32)
+    async with rollout(tmp_path, valkey_url, mode="shadow", weight=100, unit=unit) as rig:
+        rig.phase1.answer, rig.phase2.answer = one, np.float32(0.6) * one + np.float32(0.8) * other
+        rig.phase1.vectors = {104: other}
+        name = (await rig.predict(120, key="k")).headers["x-request-id"]
+        await until(lambda: store.exists(KEYS.vectors(name)), "the vectors are kept")
+        assert [await label(rig, name, 104) for _ in range(2)] == [202, 202]
+        found = await counts_with(valkey_url, truth_difference_150=1)
+        assert found["truth.incumbent.0"] == found["labels.incumbent"] == 1
+        assert found.get("truth.candidate.79", 0) + found.get("truth.candidate.80", 0) == 1
+        firsts = {name: by for name, by in found.items() if name.startswith("first.truth.")}
+        assert sum(firsts.values()) == (3 if unit == "key" else 0)
+        assert await rig.metric("gateway_truths_total", outcome="compared") == 1
+
+
+async def test_a_truth_that_no_model_server_gives_changes_no_hit(
+    tmp_path: Path, valkey_url: str, store: Any
+) -> None:
+    async with rollout(tmp_path, valkey_url, mode="shadow", weight=100) as rig:
+        name = (await rig.predict(120)).headers["x-request-id"]
+        await until(lambda: store.exists(KEYS.vectors(name)), "the vectors are kept")
+        assert await label(rig, name, 104) == 202
+        await rig.until_metric(1, "gateway_truths_total", outcome="unknown")
+        found = await counts_with(valkey_url, labels_incumbent=1, hit5_incumbent=1)
+        assert not any(counter.startswith("truth.") for counter in found)
 
 
 async def test_a_repeat_is_a_no_op_and_a_contradiction_409(tmp_path: Path, valkey_url: str) -> None:

@@ -28,6 +28,7 @@ from rollout.snapshot import (
     Position,
     Sample,
     Snapshot,
+    Vectors,
 )
 from rollout.store.memory import MemoryStore
 from rollout.store.port import Applied, Change, Late, Moved, Repeated, Store, Stored
@@ -110,6 +111,23 @@ async def label(
         return await feed.label(request_id, target)
 
     yield send
+    await feed.close()
+
+
+@pytest.fixture
+async def read(
+    store: Store, request: pytest.FixtureRequest
+) -> AsyncIterator[Callable[[str], Awaitable[Vectors | None]]]:
+    """Give a gateway's way of reading vectors."""
+    if isinstance(store, MemoryStore):
+
+        async def remembered(request_id: str) -> Vectors | None:
+            return store.vectors(request_id)
+
+        yield remembered
+        return
+    feed = Feed(request.getfixturevalue("valkey_users")["gateway"])
+    yield feed.vectors
     await feed.close()
 
 
@@ -263,6 +281,49 @@ async def test_the_truth_of_a_sample_is_kept_with_it_and_forgotten_with_it(
     assert seen.truths == {"q7": 4}
     await label(Batch("b", 3, {}, samples=(SAMPLE,)), "q", huge)  # it comes again, and goes again
     assert await store.observations("r1", 1, ["shadow-5"], samples=KEPT_SAMPLES) == seen
+
+
+def vectors(name: str, at: float) -> Vectors:
+    cell = CELL._replace(minute=int(at // 60))
+    return Vectors(name, at, cell, 3600.0, b"i" * 1536, b"\x00\xff" * 768)
+
+
+def by_rank(at: float, number: int) -> list[Vectors]:
+    """Draw vectors of one moment, the lowest rank first."""
+    return sorted((vectors(f"q{n}", at) for n in range(number)), key=lambda one: one.rank)
+
+
+async def test_of_a_slice_of_time_the_vectors_with_the_lowest_rank_are_kept(
+    label: Callable[..., Awaitable[str]], read: Callable[..., Awaitable[Vectors | None]]
+) -> None:
+    now = time.time()
+    lowest, second, last = by_rank(now, 3)
+    elsewhere = last._replace(cell=last.cell._replace(stage="ab-25"), key="k")
+    earlier = last._replace(request_id="earlier", at=now - 8)
+    awaited = tuple(
+        Pending(
+            request_id=one.request_id, at=one.at, cell=one.cell, assigned="candidate",
+            top={"candidate": (3,)},
+        )
+        for one in (lowest, second, elsewhere, earlier)
+    )  # fmt: skip
+    assert await label(Batch("b", 1, {}, vectors=(second,)), "nobody", 3) == "unknown"
+    assert await read(second.request_id) == second
+    batch = Batch("b", 2, {}, pending=awaited, vectors=(lowest, second, elsewhere, earlier))
+    assert await label(batch, second.request_id, 3) == "counted"
+    assert await read(second.request_id) is None
+    for one in (lowest, elsewhere, earlier):
+        assert await read(one.request_id) == one
+        assert await label(batch, one.request_id, 3) == "sampled"
+        assert await label(batch, one.request_id, 3) == "repeat"
+
+
+async def test_vectors_are_forgotten_with_the_label_window_of_their_request(
+    label: Callable[..., Awaitable[str]], read: Callable[..., Awaitable[Vectors | None]]
+) -> None:
+    late = vectors("late", time.time() - 3601)
+    await label(Batch("b", 1, {}, vectors=(late,)), "late", 3)
+    assert await read("late") is None
 
 
 async def test_a_stage_of_any_length_is_read_as_its_exact_totals(

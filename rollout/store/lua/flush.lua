@@ -20,6 +20,9 @@
 --          index (a hash: the truths of the samples that are kept), its request's id
 -- ARGV[ ]  p pending labels, then p times: key index (a string), the pending label as JSON without
 --          its last brace, until when it is kept, in Unix ms
+-- ARGV[ ]  v vectors, then v times: key index (a string: whose vectors are kept of a slice of time),
+--          key index (a string: the vectors), their rank, the vectors as JSON, until when both are
+--          kept, in Unix ms. Of a slice the lowest rank is kept.
 -- ARGV[ ]  t lifetimes, then t times: key index, how long to keep it after this, in seconds
 --
 -- Returns 1 when it was counted, 0 when it had been counted before (and then nothing changes).
@@ -63,6 +66,7 @@ each(3, function(i) check(i, 'hash') end)
 each(9, function(i) check(i, 'set') check(i + 2, 'hash') check(i + 4, 'hash') end)
 each(5, function(i) check(i, 'zset') check(i + 3, 'hash') end)
 each(3, function(i) check(i, 'string') end)
+each(5, function(i) check(i, 'string') check(i + 1, 'string') end)
 if wrong then
   return wrong
 end
@@ -120,6 +124,16 @@ each(3, function(i)
   -- A pending label that was labelled in between stays so: it has been counted.
   if redis.call('GETRANGE', name, 0, 8) ~= '{"label":' then
     redis.call('SET', name, ARGV[i + 1] .. (notes[name] or '') .. '}', 'PXAT', ARGV[i + 2])
+  end
+end)
+each(5, function(i)
+  local rank, other = string.match(redis.call('GET', key(i)) or '', '^(%S+) (.+)$')
+  if not rank or ARGV[i + 2] < rank then
+    if other then
+      redis.call('DEL', other)
+    end
+    redis.call('SET', key(i), ARGV[i + 2] .. ' ' .. key(i + 1), 'PXAT', ARGV[i + 4])
+    redis.call('SET', key(i + 1), ARGV[i + 3], 'PXAT', ARGV[i + 4])
   end
 end)
 each(2, function(i)

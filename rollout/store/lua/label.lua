@@ -11,11 +11,14 @@
 --                   {"label": id}. It is gone when the label window has closed.
 --                   Ids are texts: they are 64-bit integers, and Lua's numbers are doubles.
 --
+-- KEYS[2]  string   the vectors of the request, where they are kept
+--
 -- ARGV[1]  the id of the truth
 -- ARGV[2]  the request's id
 -- ARGV[3+] the k of Hit@k, rising
 --
--- Returns counted, outside (accepted, counts nowhere), repeat, contradiction or unknown. Where the
+-- Returns counted, sampled (counted, and its vectors are kept), outside (accepted, counts nowhere),
+-- repeat, contradiction or unknown. Where the
 -- request is among the samples of its stage, its truth is noted in their hash, which is called as the
 -- totals with `:truths` behind. The hashes are not among KEYS because only the pending label knows
 -- them; they share the hash tag, so one node of a cluster holds them all.
@@ -85,4 +88,4 @@ end
 if redis.call('TTL', pending.slot.key) < 0 then
   redis.call('EXPIRE', pending.slot.key, pending.keep_s)
 end
-return 'counted'
+return redis.call('EXISTS', KEYS[2]) == 1 and 'sampled' or 'counted'

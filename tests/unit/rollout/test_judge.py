@@ -421,4 +421,5 @@ def test_what_is_for_the_report_alone_moves_no_verdict(stage: Stage) -> None:
         for bin_ in (200, 900)
         for outcome in ("hit", "miss", "slid", "off")
     }
+    more |= {Counter.truth_difference(-0.2): 900, Counter.truth_cosine("candidate", 0.1): 900}
     assert look(replace(world, more=more).seen()) == look(world.seen())

@@ -291,6 +291,22 @@ def test_where_the_arms_differed_most_the_truth_and_its_places_are_shown(
     assert sum("| not known |" in line for line in lines) == html.count(">not known<")
 
 
+def test_how_near_each_arm_came_to_the_truth_is_shown_beside_its_hits(
+    report: Report, html: str
+) -> None:
+    paths = {figure["data-path"] for figure in Page(html).figures}
+    markdown = render_markdown(report)
+    for index, stage in enumerate(report.stages):
+        near = stage.nearness
+        assert near.low is not None
+        assert near.high is not None
+        assert 0 < near.n < stage.labelled_pairs
+        assert near.low < 0.04 < near.high
+        assert {f"stages.{index}.nearness.{name}" for name in ("n", "low", "ln_e_farther")} <= paths
+        written = f"{write(near.difference, 'offset')} ({write(near.low, 'offset')} to "
+        assert written in markdown
+
+
 def test_evidence_over_time_is_drawn_in_steps_and_says_where_it_is_cut_off(html: str) -> None:
     drawn = html[html.index("e-value over time; it fires at 100") :]
     drawn = drawn[: drawn.index("</figure>")]

@@ -63,6 +63,8 @@ counters = st.one_of(
     ),
     st.builds(Counter.over, roles, marks),
     st.builds(Counter.pair_over, marks, st.booleans(), st.booleans()),
+    st.builds(Counter.truth_cosine, roles, shares),
+    st.builds(Counter.truth_difference, st.floats(-2, 2)),
     label_counters,
 )
 observed = counters.filter(

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backends.protocol import Prediction, PrefixOutcome
+from backends.protocol import Floats, Prediction, PrefixOutcome
 from rollout.plan import Stage
-from rollout.snapshot import Cell, Live, Mark, latency_bin
+from rollout.snapshot import Cell, Live, Mark, difference_bin, latency_bin, share_bin
 from rollout.tally import tally
 from router.errors import (
     FailureKind,
@@ -25,11 +25,13 @@ from router.record import (
     cell_of,
     counts_of,
     counts_of_pair,
+    counts_of_truth,
     failure_of,
     key_digest,
     observation_of,
     pending_of,
     sample_of,
+    vectors_of,
     verdict_of,
 )
 
@@ -337,6 +339,31 @@ def test_a_sample_keeps_both_arms_first_ten_and_times() -> None:
     assert sample.top == {"incumbent": tuple(range(10)), "candidate": tuple(range(10))}
     assert sample.latency_ms == {"incumbent": 10.0, "candidate": 40.0}
     assert (sample.cosine, sample.overlap10, sample.rbo) == (1.0, 1.0, 1.0)
+
+
+def test_a_pair_is_kept_as_what_a_truth_can_be_compared_with() -> None:
+    rng = np.random.default_rng(1)
+    drawn = rng.normal(size=(3, 768)).astype(np.float32)
+    truth, one, other = drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+    near = (truth + 0.5 * other) / np.linalg.norm(truth + 0.5 * other)
+    both = pair(pointing("phase1", one), pointing("phase2", near))
+    kept = vectors_of(both._replace(live=KEYED, key="k"))
+    assert kept is not None
+    assert (kept.cell, kept.at, kept.key) == (CELL, ADMISSION.at, key_digest(KEYED, "k"))
+    exact = float(truth @ one), float(truth @ near)
+    assert counts_of_truth(kept, truth) == {
+        f"truth.incumbent.{share_bin(exact[0])}": 1,
+        f"truth.candidate.{share_bin(exact[1])}": 1,
+        f"truth.difference.{difference_bin(exact[1] - exact[0])}": 1,
+    }
+    assert difference_bin(exact[1] - exact[0]) == 150
+    assert vectors_of(pair(answer("phase1"), failed("phase2"))) is None
+
+
+def pointing(arm: str, vector: Floats) -> Attempt:
+    attempt = answer(arm)
+    assert attempt.prediction is not None
+    return attempt._replace(prediction=attempt.prediction._replace(vector=vector))
 
 
 CELL = cell_of(LIVE, ADMISSION, 300)

@@ -5,7 +5,7 @@ import tracemalloc
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rollout.snapshot import Cell, Metric, Observation, Pending
+from rollout.snapshot import KEPT_VECTORS, Cell, Metric, Observation, Pending, Vectors
 from router.spool import (
     CELL_BYTES,
     CELLS_PER_BATCH,
@@ -14,6 +14,8 @@ from router.spool import (
     OBSERVATIONS_PER_BATCH,
     PENDING_BYTES,
     PENDING_PER_BATCH,
+    VECTORS_BYTES,
+    VECTORS_PER_BATCH,
     Spool,
 )
 
@@ -59,7 +61,10 @@ def test_a_full_spool_counts_what_it_turns_away() -> None:
     spool.observe(seen("a"))
     spool.count(cell(1), {"a": 1})
     assert spool.dropped == 1 + 5 + 1
-    assert repr(spool) == "<Spool 1 cells, 0 samples, 2 pending, 0 of keys, 1130 bytes, 7 dropped>"
+    assert (
+        repr(spool)
+        == "<Spool 1 cells, 0 samples, 2 pending, 0 of keys, 0 vectors, 1130 bytes, 7 dropped>"
+    )
     batch = spool.cut("boot", 1)
     assert batch is not None
     assert batch.counts == {cell(1): {"a": 2}}
@@ -99,6 +104,8 @@ def test_what_a_spool_says_it_takes_is_what_it_takes() -> None:
             spool.pend(Pending(request_id=f"019aac1e-7a51-7c2d-b1f1-{number:012}", at=number / 7))
             spool.observe(seen(f"{number:016x}", minute=number))
             if number % 10 == 0:
+                halves = bytes([number % 256]) * 1536, bytes([number % 251]) * 1536
+                spool.keep(Vectors(f"{number:036}", number / 10, cell(number), 50.0, *halves))
                 spool.count(cell(number), {f"latency.candidate.{i}.{number}": 1 for i in range(30)})
         after, _ = tracemalloc.get_traced_memory()
     finally:
@@ -159,6 +166,47 @@ def test_observations_of_keys_are_bounded_in_the_spool_and_in_a_batch() -> None:
     assert [len(one.observations) for one in batches if one] == [OBSERVATIONS_PER_BATCH, 1]
     spool.observe(seen(str(OBSERVATIONS_PER_BATCH + 2)))  # what was turned away is not known
     assert len(spool) == 1
+
+
+def vectors(name: str, at: float = 0.0) -> Vectors:
+    return Vectors(name, at, cell(0), 500.0, b"i" * 1536, b"c" * 1536)
+
+
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 9)), max_size=60, unique=True))
+def test_of_a_slice_of_time_the_lowest_rank_leaves_whatever_came_first(
+    drawn: list[tuple[int, int]],
+) -> None:
+    spool = Spool()
+    offered = [vectors(f"{number}-{at}", float(at)) for at, number in drawn]
+    for one in offered:
+        spool.keep(one)
+    kept: list[Vectors] = []
+    while batch := spool.cut("boot", 1):
+        assert len(batch.vectors) <= VECTORS_PER_BATCH
+        kept += batch.vectors
+    by_slice = {one.slice: one for one in sorted(offered, key=lambda one: one.rank, reverse=True)}
+    assert {one.slice: one for one in kept} == by_slice
+    assert len(kept) == len(by_slice)
+    assert spool.bytes == 0
+
+
+def test_a_full_spool_keeps_no_more_vectors_and_calls_none_dropped() -> None:
+    spool = Spool(max_bytes=2 * VECTORS_BYTES)
+    for at in range(4):
+        spool.keep(vectors("q", float(at)))
+    batch = spool.cut("boot", 1)
+    assert batch is not None
+    assert (len(batch.vectors), spool.dropped) == (2, 0)
+
+
+def test_a_label_window_has_500_slices_and_a_rank_is_a_hash_of_the_name() -> None:
+    start = 1_790_000_000.0
+    found = {vectors("q", start + tenths / 10).slice for tenths in range(5000)}
+    assert len(found) == KEPT_VECTORS
+    assert vectors("a name").rank == "00f588f96955a47c"
+    ranks = {vectors(str(number)).rank for number in range(1000)}
+    assert len(ranks) == 1000
+    assert sum(rank < "8" for rank in ranks) in range(430, 570)
 
 
 def test_what_a_batch_took_is_not_changed_by_what_comes_after() -> None:
