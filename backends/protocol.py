@@ -110,6 +110,7 @@ DATATYPES: Final = {"PREDICTION": "FP32", "NEIGHBOR_IDS": "INT64", "NEIGHBOR_SCO
 
 Ids = NDArray[np.int64]
 Shape = tuple[int, int, int]
+"""Of a context's tensor: `[1, n, 768]`."""
 PrefixOutcome = Literal["hit", "miss", "slid", "off"]
 """What a server's known prefixes did for a request: one was found; none was; none can be, because
 the context is longer than the arm reads, so that its window begins at another vector each time; or
@@ -117,7 +118,6 @@ none are kept."""
 PREFIX_OUTCOMES: Final[Mapping[str, PrefixOutcome]] = {
     "hit": "hit", "miss": "miss", "slid": "slid", "off": "off",
 }  # fmt: skip
-"""Of a context's tensor: `[1, n, 768]`."""
 
 
 @dataclass(frozen=True, slots=True)
