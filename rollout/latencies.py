@@ -60,11 +60,12 @@ def quantile(bins: Mapping[int, int], q: float) -> int | None:
 
 
 def prefix_bins(total: Mapping[str, int]) -> PrefixBins:
-    """Sort what is told apart by prefix: by latency and role, then outcome, then bin."""
+    """Sort what is told apart by prefix, of checked counters."""
     found: dict[str, dict[str, dict[int, int]]] = {}
     for counter, count in total.items():
-        if counter.startswith("prefix.") and (name := BY_PREFIX.fullmatch(counter)):
-            outcome, latency, bin_ = name.groups()
+        if counter.startswith("prefix."):
+            name, _, bin_ = counter.rpartition(".")
+            _, outcome, latency = name.split(".", 2)
             found.setdefault(latency, {}).setdefault(outcome, {})[int(bin_)] = count
     return found
 

@@ -209,7 +209,8 @@ class StageCounts:
     total: Counts
     """Everything that has come in."""
     counts: Counts
-    """Behind the watermark: whatever is no label, without the newest minutes."""
+    """Behind the watermark: whatever is no label, without the newest minutes, and without what is
+    for the report alone."""
     labels: Counts
     """`due`, `labels`, `hit` and their pairs: of requests whose label window has closed."""
 
@@ -225,7 +226,7 @@ def stage_counts(
     everything = read(total)
     return StageCounts(
         total=everything,
-        counts=everything.only(lambda name: not is_label(name)) - read(recent),
+        counts=everything.only(_is_judged) - read(recent).only(_is_judged),
         labels=everything.only(is_label) - read(unclosed),
     )
 
@@ -234,6 +235,16 @@ def stage_counts(
 def is_label(counter: str) -> bool:
     """Whether a counter is about truths: awaited ones, those that came, and hits."""
     return _LABELS.fullmatch(counter) is not None
+
+
+def is_reported(counter: str) -> bool:
+    """Whether a counter is for the report alone: no judge reads it, and there are many."""
+    return counter.startswith(("prefix.", "truth.", "first.truth."))
+
+
+@lru_cache(maxsize=1 << 12)
+def _is_judged(counter: str) -> bool:
+    return not is_label(counter) and not is_reported(counter)
 
 
 def tally(stage: Stage, counts: Mapping[str, int]) -> StageTally:
@@ -364,11 +375,8 @@ def _stratum(name: str, counters: Mapping[str, int]) -> StratumTally:
 
 def _tails(total: Mapping[str, int], prefix: str) -> dict[str, int]:
     """What follows `prefix` in the counters' names, in order of name."""
-    return {
-        counter.removeprefix(prefix): total[counter]
-        for counter in sorted(total)
-        if counter.startswith(prefix)
-    }
+    found = sorted(counter for counter in total if counter.startswith(prefix))
+    return {counter.removeprefix(prefix): total[counter] for counter in found}
 
 
 def _pairs(total: Mapping[str, int], prefix: str) -> dict[str, int]:
