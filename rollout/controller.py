@@ -12,7 +12,6 @@ Time is the store's: two controllers never disagree about how long a stage has l
 
 import secrets
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
@@ -22,15 +21,13 @@ from rollout.explain import Situation, explain
 from rollout.explanation import Explanation
 from rollout.forecast import forecast
 from rollout.history import History
-from rollout.judge import Judgement, judge, unreadable
+from rollout.judge import Judgement
 from rollout.machine import Command, Detail, IllegalTransition, Record, begin, event_of, step
 from rollout.marks import marks_of, unknown_marks
-from rollout.minutes import Horizon
-from rollout.nearness import Nearness, nearness
+from rollout.measured import Measurer, nearness_of
 from rollout.orders import FrozenStart, Order, Refused, Result, Status, Verb, describe
-from rollout.pace import RECENT_S, Lately, Pace, pace
+from rollout.pace import RECENT_S
 from rollout.plan import Plan
-from rollout.shown import Reader, Shown
 from rollout.snapshot import Tier
 from rollout.store.port import (
     Applied,
@@ -40,15 +37,13 @@ from rollout.store.port import (
     Late,
     Lease,
     Moved,
-    Observations,
     Repeated,
     Store,
     Stored,
 )
-from rollout.tally import CountsError, StageTally, summarise
+from rollout.tally import StageTally
 from rollout.tick import Act, Facts, Move, Stay, barred, models, tick
 from rollout.tiers import CannotStart, incumbent_of, merge_tiers, table_changes
-from rollout.trace import PER_LIFE, of_visit
 from rollout.transition import (
     UNCHANGED,
     Decision,
@@ -86,19 +81,6 @@ class Look(NamedTuple):
     now: float
 
 
-class _Measured(NamedTuple):
-    """A judgement, and what it was made of."""
-
-    figures: StageTally | None
-    """None where the counts cannot be read."""
-    judgement: Judgement
-    horizon: Horizon
-    """How far the judge looked."""
-    found: Observations
-    shown: Shown | None
-    """The present stage, or the last one."""
-
-
 class Controller:
     """The commands of a rollout, over any store.
 
@@ -116,9 +98,7 @@ class Controller:
         self._store = store
         self._tiers = tiers
         self._new_token = new_token
-        self._latched: dict[tuple[str, int], float] = {}
-        self._reader = Reader()
-        """How high the guard has been (ln), by rollout and evidence epoch."""
+        self._measurer = Measurer(store)
 
     # --- commands --------------------------------------------------------------------------------
 
@@ -238,7 +218,7 @@ class Controller:
         record = stored.record
         if record is None or record.ended:
             return Ticked(None)
-        figures, judged = await self._judged(record, stored.now)
+        figures, judged = await self._measurer.judged(record, stored.now)
         move = self._move(stored, record, figures, judged)
         ticked = await self._act(stored, record, move, judged.guard_high, lease)
         acts = ticked.result is not None
@@ -277,7 +257,7 @@ class Controller:
         record = stored.record
         figures = judged = move = None
         if record:
-            figures, judged = await self._judged(record, stored.now)
+            figures, judged = await self._measurer.judged(record, stored.now)
             move = self._move(stored, record, figures, judged)
         live = record is not None and not record.ended
         return Status(
@@ -306,7 +286,7 @@ class Controller:
         stored = await self._store.load()
         record = await self._found(stored, rollout)
         live = not record.ended
-        seen = await self._measured(record, stored.now, RECENT_S if live else 0.0)
+        seen = await self._measurer.measured(record, stored.now, RECENT_S if live else 0.0)
         figures, judged = seen.figures, seen.judgement
         journal = await self._store.journal()
         return explain(
@@ -322,34 +302,16 @@ class Controller:
                 move=self._move(stored, record, figures, judged) if live else None,
                 entries=tuple(entry for entry in journal.entries if entry.rollout == record.id),
                 ticker=TICKER,
-                pace=await self._pace(record, seen) if live else None,
-                nearness=_nearness(record, seen.shown),
+                pace=await self._measurer.pace(record, seen) if live else None,
+                nearness=nearness_of(record, seen),
             )
         )
-
-    async def _pace(self, record: Record, seen: "_Measured") -> Pace | None:
-        """Measure what comes in; None where the counts cannot be read."""
-        if seen.shown is None:
-            return None
-        visit, name = record.visits[-1], record.stage.name
-        lately = Lately(
-            stage=record.stage,
-            counts=seen.shown.counts,
-            recent=seen.found.recent[name],
-            unclosed=seen.found.unclosed[name],
-            horizon=seen.horizon,
-            settled_at=visit.settled_at,
-            trace=tuple(of_visit(await self._store.trace(record.id, newest=PER_LIFE), visit)),
-        )
-        with suppress(CountsError):  # of a minute that the judge has no need to know by itself
-            return pace(seen.horizon.now, record.plan, lately)
-        return None
 
     async def history(self, rollout: str) -> History:
         """Gather what a report is made of. Raises NoRollout."""
         stored = await self._store.load()
         record = await self._found(stored, rollout)
-        _, judged = await self._judged(record, stored.now)
+        _, judged = await self._measurer.judged(record, stored.now)
         return await history.gather(self._store, record, stored.now, judged)
 
     async def journal(self) -> Journal:
@@ -395,7 +357,7 @@ class Controller:
             return f"the stage {record.stage.name} asks for no approval: this one changes nothing"
         if record.state == "waiting":
             return ""
-        _, judged = await self._judged(record, now)
+        _, judged = await self._measurer.judged(record, now)
         if judged.gate.kind == "PASS":
             return ""
         return (
@@ -491,7 +453,7 @@ class Controller:
 
     async def _looked(self, record: Record, now: float, looks: list[Look]) -> Judgement:
         """Judge for a command, and add what was seen to `looks`."""
-        figures, judged = await self._judged(record, now)
+        figures, judged = await self._measurer.judged(record, now)
         looks.append(Look(record, figures, judged, now))
         return judged
 
@@ -500,46 +462,6 @@ class Controller:
         if result.outcome == "applied" and looks:
             await history.keep_look(self._store, *looks[-1], acts=True)
         return result
-
-    async def _judged(self, record: Record, now: float) -> tuple[StageTally | None, Judgement]:
-        """Judge the stage that `record` is in, or was left in, on all that its epoch has shown."""
-        seen = await self._measured(record, now)
-        return seen.figures, seen.judgement
-
-    async def _measured(self, record: Record, now: float, lately_s: float = 0.0) -> "_Measured":
-        """Judge, and give what it was judged by; with the minutes of the last `lately_s`."""
-        plan = record.plan
-        visits = [one for one in record.visits if one.evidence_epoch == record.evidence_epoch]
-        by_name = {stage.name: stage for stage in plan.stages}
-        horizon = Horizon(
-            now=now,
-            watermark_s=plan.watermark_s,
-            label_window_s=plan.label_window_s,
-            wait_for_labels=plan.labels == "closed",
-        )
-        found = await self._store.observations(
-            record.id,
-            record.evidence_epoch,
-            [one.stage for one in visits],
-            horizon=replace(horizon, watermark_s=max(plan.watermark_s, lately_s)),
-        )
-        epoch = (record.id, record.evidence_epoch)
-        stages = [by_name[name] for name in dict.fromkeys(one.stage for one in visits)]
-        try:
-            read = found.within(horizon) if lately_s > plan.watermark_s else found
-            shown = self._reader.read(epoch, stages, read)
-        except CountsError as error:
-            return _Measured(None, Judgement.of(unreadable(str(error))), horizon, found, None)
-        judged = judge(
-            plan,
-            [one.seen for one in shown],
-            (visits[-1].left_at or now) - visits[-1].entered_at,
-            marks=record.marks,
-            guard_high=max(record.guard_high, self._latched.get(epoch, 0.0)),
-        )
-        self._latched = {epoch: judged.guard_high}
-        figures = summarise(record.stage, shown[-1].counts.total, plan.stratum_names)
-        return _Measured(figures, judged, horizon, found, shown[-1])
 
     async def _found(self, stored: Stored, rollout: str) -> Record:
         """Give a record, of the present rollout or of a past one. Raises NoRollout."""
@@ -588,9 +510,3 @@ def _remembers(stored: Stored, command: Verb) -> None:
 
 def _said(move: Move) -> str:
     return f"{move.event}: {move.reason}" if isinstance(move, Act) else move.reason
-
-
-def _nearness(record: Record, shown: Shown | None) -> Nearness | None:
-    if shown is None:
-        return None
-    return nearness(shown.counts.total.total, by_key=record.plan.unit == "key")

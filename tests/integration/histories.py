@@ -16,7 +16,7 @@ from modelled_life import Life, Stay, Where
 from modelled_store import Answer, Draft, Entry, Held, told
 from rollout_sides import InMemory, OnValkey, Side, runner
 
-from rollout import controller as controller_module
+from rollout import measured as measured_module
 from rollout.errors import RolloutError
 from rollout.freeze import Freeze
 from rollout.machine import AuditEntry, Record
@@ -152,7 +152,7 @@ class History(RuleBasedStateMachine):
         """Transitions since what was published was looked at."""
         for side in self.sides:
             self.loop.run(side.open(NOON))
-        setattr(controller_module, "judge", self._judge)  # noqa: B010 - the module exports it not
+        setattr(measured_module, "judge", self._judge)  # noqa: B010 - the module exports it not
 
     def teardown(self) -> None:
         for side in self.sides:

@@ -22,7 +22,7 @@ from hypothesis.stateful import initialize, precondition, rule, run_state_machin
 from modelled_store import Beat, Held
 from rollout_sides import HOLDERS, Side
 
-from rollout import controller as controller_module
+from rollout import measured as measured_module
 from rollout.errors import RolloutError
 from rollout.plan import Plan
 from rollout.snapshot import Batch, Cell, Heartbeat, Pending, Snapshot
@@ -411,7 +411,7 @@ def server() -> Iterator[ClockedValkey]:
 def test_any_history_leads_where_the_model_says(
     server: ClockedValkey, kinds: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(controller_module, "judge", None)  # and each history sets its own
+    monkeypatch.setattr(measured_module, "judge", None)  # and each history sets its own
     tried = Counter[str]()
     machine = type("Machine", (Histories,), {"server": server, "kinds": kinds, "tried": tried})
     run_state_machine_as_test(

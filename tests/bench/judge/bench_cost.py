@@ -15,7 +15,7 @@ from rollout.simulate.road import Site
 from rollout.simulate.scenario import SCENARIOS, Levels, setting
 
 LOOKS = 40
-module: Any = importlib.import_module("rollout.controller")
+module: Any = importlib.import_module("rollout.measured")
 
 
 def costs(rounds: int) -> dict[str, tuple[Spread, Spread]]:
