@@ -16,6 +16,7 @@ from backends.answer import read_answer
 from backends.engine import library
 from backends.protocol import (
     HEADER_LENGTH,
+    Floats,
     Message,
     Request,
     write_request,
@@ -61,6 +62,22 @@ def test_500_vectors_in_binary_are_answered_over_a_real_socket(client: httpx2.Cl
     assert client.get("/v2/models/lvm").json()["parameters"]["weights"] == "untrained weights"
 
 
+def test_an_answer_tells_what_known_prefixes_did_and_an_id_gives_its_vector(
+    client: httpx2.Client,
+) -> None:
+    def told(vectors: Floats) -> str | None:
+        message = write_request(Request(vectors))
+        answer = client.post(
+            "/v2/models/lvm/infer", content=message.body, headers=dict(message.headers)
+        )
+        return read_answer(answer.content, answer.headers[HEADER_LENGTH]).prefix
+
+    fresh = VECTORS[::-1]
+    assert [told(fresh[:n]) for n in (40, 41, 550)] == ["miss", "hit", "slid"]
+    found = client.get("/v2/models/lvm/vectors/7").json()["vector"]
+    np.testing.assert_array_equal(np.array(found, np.float32), VECTORS[7])
+
+
 def spoilt(message: Message, **headers: str) -> Message:
     return Message(message.body, {**message.headers, **headers})
 
@@ -88,9 +105,10 @@ def test_the_short_way_and_the_long_one_give_the_same_answer(
     client: httpx2.Client, message: Message
 ) -> None:
     version = client.get("/v2/models/lvm").json()["versions"][0]
-    short, long = (
+    path = "/v2/models/lvm/infer"
+    _, short, long = (  # what is known of the context from the first is known to both others
         client.post(path, content=message.body, headers={**message.headers, "x-request-id": "me"})
-        for path in ("/v2/models/lvm/infer", f"/v2/models/lvm/versions/{version}/infer")
+        for path in (path, path, f"/v2/models/lvm/versions/{version}/infer")
     )
     kept = [
         {name: value for name, value in answer.headers.items() if name != "date"}
