@@ -6,6 +6,7 @@ of the application around it.
 """
 
 import asyncio
+import functools
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final, TypeVar
@@ -163,13 +164,20 @@ class Inference:
 
 def _least(one: float | None, other: float | None, passed: float) -> float | None:
     """Return what is left of the nearer of two deadlines; None where there is none."""
-    limits = [limit for limit in (one, other) if limit is not None]
-    return min(limits) - passed if limits else None
+    if one is None or other is None:
+        one = other if one is None else one
+        return None if one is None else one - passed
+    return min(one, other) - passed
 
 
 def lines_of(headers: Mapping[str, str]) -> bytes:
     """Write headers as lines, each with its end."""
-    return "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode("latin-1")
+    return _lines_of(tuple(headers.items()))
+
+
+@functools.lru_cache(maxsize=256)
+def _lines_of(headers: tuple[tuple[str, str], ...]) -> bytes:
+    return "".join(f"{name}: {value}\r\n" for name, value in headers).encode("latin-1")
 
 
 async def while_there(receive: Receive, work: Coroutine[Any, Any, T]) -> T:

@@ -6,6 +6,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from backends.instruments import Counter as CheapCounter
 from backends.predictor import Task
 from backends.statistics import SECOND_NS, Tally
 
@@ -52,7 +53,7 @@ class Metrics:
             ("kind",),
             registry=registry,
         )
-        self._prefixes = Counter(
+        self._prefixes = CheapCounter(
             "backend_prefix_lookups",
             "Requests by what the known prefixes did for them; slid: longer than the window",
             ("outcome", "length"),
@@ -63,10 +64,14 @@ class Metrics:
         self.prefix_bytes = Gauge(
             "backend_prefix_states_bytes", "Bytes of the kept prefixes' states", registry=registry
         )
-        self.in_flight = Gauge(
+        self.in_flight = 0
+        """Requests that wait or run."""
+        Gauge(
             "backend_in_flight_requests", "Requests that wait or run", registry=registry
-        )
-        self.predictions = Counter("backend_predictions", "Requests answered", registry=registry)
+        ).set_function(lambda: self.in_flight)
+        self.predictions = CheapCounter(
+            "backend_predictions", "Requests answered", registry=registry
+        ).labels()
         self.errors = Counter(
             "backend_errors", "Requests refused or failed", ("kind",), registry=registry
         )

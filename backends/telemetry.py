@@ -19,13 +19,13 @@ import contextvars
 import gc
 import json
 import logging
+import os
 import resource
 import signal
 import socket
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -191,7 +191,7 @@ class RequestTelemetry:
         *,
         registry: CollectorRegistry,
         trust_request_id: bool = True,
-        new_request_id: Callable[[], str] = lambda: uuid.uuid4().hex,
+        new_request_id: Callable[[], str] = lambda: os.urandom(16).hex(),
     ) -> None:
         self.app = app
         self.trust_request_id = trust_request_id

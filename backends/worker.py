@@ -34,7 +34,7 @@ from backends.errors import DeadlineError, NotReadyError, OverloadedError, Stopp
 from backends.fingerprint import prints_of
 from backends.hand import Hand
 from backends.metrics import Metrics
-from backends.predictor import Batch, Predictor, Question, Task
+from backends.predictor import Batch, Predictor, Task
 from backends.protocol import Prediction, Request
 
 BATCH: Final = 16
@@ -157,17 +157,19 @@ class Worker:
         """
         began = time.perf_counter()
         predictor = self._ready()
-        self._metrics.in_flight.inc()
+        self._metrics.in_flight += 1
         try:
+            answer = self._answer(predictor, request, began, timeout_s, mirrored)
+            if timeout_s is None:  # a limit costs the more the colder the caches are
+                return await answer
             async with asyncio.timeout(timeout_s):
-                question = await _question(predictor, request)
-                return await self._wait(predictor, question, began, timeout_s, mirrored)
+                return await answer
         except TimeoutError:
             raise DeadlineError(
                 f"no answer within the deadline: gave up after {time.perf_counter() - began:.3f} s"
             ) from None
         finally:
-            self._metrics.in_flight.dec()
+            self._metrics.in_flight -= 1
 
     def _ready(self) -> Predictor:
         """Return the predictor, if one more request may wait for it now."""
@@ -178,17 +180,19 @@ class Worker:
             raise OverloadedError(f"{self._limit} requests wait already: try again in a second")
         return predictor
 
-    async def _wait(
+    async def _answer(
         self,
         predictor: Predictor,
-        question: Question,
+        request: Request,
         began: float,
         timeout_s: float | None,
         mirrored: bool,
     ) -> Prediction:
-        self._ready()  # again: taking fingerprints may have taken a while
-        task = predictor.prepare(question)
-        self._metrics.prefix(predictor.prefix_outcome(task), task)
+        prints = None
+        if request.length > LONG_CONTEXT and predictor.remembers(request):
+            prints = await asyncio.to_thread(prints_of, request.context)
+            self._ready()  # again: that may have taken a while
+        task = predictor.prepare(predictor.question(request, prints))
         deadline = None if timeout_s is None else began + timeout_s
         waiting = Waiting(task.length, began, deadline, mirrored)
         job = _Job(task, waiting, asyncio.get_running_loop().create_future())
@@ -326,6 +330,7 @@ class Worker:
     ) -> None:
         """Measure a batch that is over: when it began, was read, and ended."""
         for job in jobs:
+            self._metrics.prefix(predictor.prefix_outcome(job.task), job.task)
             self._metrics.waited(job.task, job.turn_at - job.waiting.admitted_at)
             tracing.record(job.trace, "queue", job.waiting.admitted_at, job.turn_at)
         self._metrics.batch([job.task for job in jobs], batch.engine_s, batch.search_s)
@@ -368,13 +373,6 @@ def _trace(
             prefix=predictor.prefix_outcome(job.task),
         )
         tracing.record(job.trace, "search", read, ended, batch_size=len(jobs))
-
-
-async def _question(predictor: Predictor, request: Request) -> Question:
-    """Link a request's window; a long one's fingerprints are taken in another thread."""
-    if request.length <= LONG_CONTEXT or not predictor.remembers(request):
-        return predictor.question(request)
-    return predictor.question(request, await asyncio.to_thread(prints_of, request.context))
 
 
 def _stopping() -> StoppingError:
