@@ -245,7 +245,7 @@ class Model(ModelledStore):
         if learned := {arm: seen[arm] for arm in arms if arm not in life.known}:
             return "identify", {"identities": learned}
         if self.guard == "FAIL" and plan.on_fail == "rollback":
-            return "rollback", {"verdict": "FAIL"}
+            return "rollback", {"verdict": self.gate}
         if self.guard == "FAIL" and life.state not in ("held", "paused"):
             return "hold", {"cause": "evidence"}
         caught_up = self.alive and all(beat.place == self.held.place for beat in self.alive)
