@@ -75,6 +75,10 @@ class Held:
     sequences: dict[str, tuple[int, float]] = field(default_factory=dict)
     labels: dict[str, tuple[Where | None, str, float, int | None]] = field(default_factory=dict)
     """Request -> where it counts, its arm, until when, and its label."""
+    slices: dict[tuple[Where, int], tuple[str, str, float]] = field(default_factory=dict)
+    """Slice of time -> the rank and the request whose vectors are kept, and until when."""
+    vectors: dict[str, float] = field(default_factory=dict)
+    """Request -> until when its vectors are kept."""
 
     def told(self) -> object:
         """Say what gateways are told, as `told` reads it off a snapshot."""
@@ -217,6 +221,15 @@ class ModelledStore:
         if not labelled and until > self.now:
             self.held.labels[request] = (where, role, until, None)
 
+    def keep(self, request: str, slice_: tuple[Where, int], rank: str, until: float) -> None:
+        best, other, last = self.held.slices.get(slice_, ("", "", 0.0))
+        if last > self.now:
+            if best <= rank:
+                return
+            self.held.vectors.pop(other, None)
+        self.held.slices[slice_] = (rank, request, until)
+        self.held.vectors[request] = until
+
     def label(self, request: str, target: int, top: tuple[int, ...]) -> str:
         where, role, until, label = self.held.labels.get(request, (None, "", 0.0, None))
         if until <= self.now:
@@ -231,4 +244,4 @@ class ModelledStore:
         for k in (1, 5, 10):
             if target in top[:k]:
                 counts[f"hit{k}.{role}"] += 1
-        return "counted"
+        return "sampled" if self.held.vectors.get(request, 0.0) > self.now else "counted"

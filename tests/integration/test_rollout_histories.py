@@ -25,7 +25,7 @@ from rollout_sides import HOLDERS, Side
 from rollout import measured as measured_module
 from rollout.errors import RolloutError
 from rollout.plan import Plan
-from rollout.snapshot import Batch, Cell, Heartbeat, Pending, Snapshot
+from rollout.snapshot import Batch, Cell, Heartbeat, Pending, Snapshot, Vectors
 from rollout.snapshot import Counter as Name
 from rollout.store.port import Lease, Moved
 
@@ -287,8 +287,9 @@ class Histories(History):
         requests=st.integers(1, 30),
         ahead=st.sampled_from([1, 1, 1, 2]),
         awaited=st.booleans(),
+        kept=st.booleans(),
     )
-    def serve(self, boot: str, requests: int, ahead: int, awaited: bool) -> None:
+    def serve(self, boot: str, requests: int, ahead: int, awaited: bool, kept: bool) -> None:
         """Count requests; `ahead` leaves a batch out, which then comes too late."""
         gateway = self.gateways[boot]
         live = gateway.applied.rollout if gateway.applied else None
@@ -306,10 +307,13 @@ class Histories(History):
                     top={"candidate": TOP}, label_window_s=WINDOW_S,
                 ),
             )  # fmt: skip
+        vectors: tuple[Vectors, ...] = ()
+        if pending and cell and kept:
+            vectors = (Vectors(pending[0].request_id, now, cell, WINDOW_S, b"i", b"c"),)
         gateway.sequence += ahead
         if ahead > 1:
             gateway.sent.append(Batch(boot, gateway.sequence - 1, counts))
-        gateway.sent.append(Batch(boot, gateway.sequence, counts, pending=pending))
+        gateway.sent.append(Batch(boot, gateway.sequence, counts, pending=pending, vectors=vectors))
         self._flush(gateway.sent[-1])
 
     @precondition(lambda self: any(one.sent for one in self.gateways.values()))
@@ -335,6 +339,9 @@ class Histories(History):
         for one in batch.pending if found else ():
             where = where_of(one.cell) if one.cell else None
             self.model.await_label(one.request_id, where, "candidate", one.at + WINDOW_S)
+        for kept in batch.vectors if found else ():
+            place = where_of(kept.cell), kept.slice
+            self.model.keep(kept.request_id, place, kept.rank, kept.at + WINDOW_S)
 
     @precondition(lambda self: self.requests)
     @rule(which=st.integers(1, 40), truth=st.sampled_from([5, 1, 8]))
@@ -348,7 +355,7 @@ class Histories(History):
         found, expected = self._each(label)[0], self.model.label(request, truth, TOP)
         assert found == expected
         self.tried[f"label: {found}"] += 1
-        if found not in ("counted", "outside"):
+        if found not in ("counted", "sampled", "outside"):
             self._unchanged(before)
 
     # --- what befalls the store ------------------------------------------------------------------
