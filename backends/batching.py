@@ -99,7 +99,13 @@ def company_until(
 
 
 def joins(
-    newcomer: Waiting, running: Sequence[Waiting], now: float, began: float, *, pace: float
+    newcomer: Waiting,
+    running: Sequence[Waiting],
+    now: float,
+    began: float,
+    *,
+    largest: int,
+    pace: float,
 ) -> bool:
     """Say whether a run that `began` is to be given up and begun again with a `newcomer`.
 
@@ -107,7 +113,7 @@ def joins(
     wait for what cannot be seen; so its run, when it is alone, is begun anew with one of like
     length that came within the time for which it would have waited, had that one been seen.
     """
-    if len(running) != 1 or newcomer.mirrored != running[0].mirrored:
+    if len(running) != 1 or largest == 1 or newcomer.mirrored != running[0].mirrored:
         return False
     lengths = [running[0].length, newcomer.length]
     return now - began <= COMPANY * pace * lengths[0] and padding_of(lengths) <= PADDING

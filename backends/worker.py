@@ -226,6 +226,7 @@ class Worker:
                 [running.waiting for running in self._running],
                 job.waiting.admitted_at,
                 self._running[0].turn_at,
+                largest=self._largest,
                 pace=self._pace,
             )
         ):
@@ -243,18 +244,23 @@ class Worker:
         if not jobs:
             return
         predictor = self.loaded()
-        tasks = [job.task for job in jobs]
-        done = functools.partial(self._done, predictor, jobs, time.perf_counter())
-        if self._is_quick(predictor, jobs):
-            try:
-                batch = predictor.read(tasks)
-            except Exception as error:  # noqa: BLE001 - it is the caller's, as the hand's are
-                done(None, error)
-            else:
-                done(batch, None)
+        if not self._is_quick(predictor, jobs):
+            self._hand_over(predictor, jobs)
             return
+        began = time.perf_counter()
+        try:
+            batch = predictor.read([job.task for job in jobs])
+        except Exception as error:  # noqa: BLE001 - it is the caller's, as the hand's are
+            self._done(predictor, jobs, began, None, error)
+        else:
+            self._done(predictor, jobs, began, batch, None)
+
+    def _hand_over(self, predictor: Predictor, jobs: Sequence[_Job]) -> None:
+        """Have the engine's thread read a batch."""
         self._running = jobs
         self._free.clear()
+        tasks = [job.task for job in jobs]
+        done = functools.partial(self._done, predictor, jobs, time.perf_counter())
         self._hand.do(lambda: predictor.read(tasks), done)
 
     def _done(
@@ -266,6 +272,9 @@ class Worker:
         error: BaseException | None,
     ) -> None:
         """Hand out what was read since `began`, and go on."""
+        if isinstance(error, GivenUpError) and self._stopping:
+            self._hand_over(predictor, jobs)  # what ran when the server was stopped is finished
+            return
         self._running = ()
         self._free.set()
         if batch is not None:
@@ -300,9 +309,7 @@ class Worker:
         """Let those wait again whose run was given up, but for who has left meanwhile."""
         for job in jobs:
             job.again = True
-            if self._stopping:
-                job.fail(_stopping())
-            elif not job.future.done():
+            if not job.future.done():
                 job.taken = False
                 self._queue.append(job)
 

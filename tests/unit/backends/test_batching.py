@@ -127,13 +127,16 @@ def test_a_batch_that_has_gathered_waits_for_a_share_of_its_own_time() -> None:
 
 
 def test_a_lone_run_is_begun_again_with_one_of_like_length_that_came_at_once() -> None:
-    def joined(newcomer: Waiting, *running: Waiting, now: float = 10.005) -> bool:
-        return joins(newcomer, running or (LONG,), now, 10.0, pace=PACE)
+    def joined(
+        newcomer: Waiting, *running: Waiting, now: float = 10.005, largest: int = 16
+    ) -> bool:
+        return joins(newcomer, running or (LONG,), now, 10.0, largest=largest, pace=PACE)
 
     assert joined(Waiting(400, 10.005))
     assert joined(Waiting(330, 10.005))
     assert not joined(Waiting(100, 10.005))
     assert not joined(Waiting(400, 10.02), now=10.02)
     assert not joined(LONG, LONG, LONG)
+    assert not joined(LONG, largest=1)
     assert not joined(Waiting(400, 10.005, mirrored=True))
     assert not joined(LONG, Waiting(400, 10.0, mirrored=True))

@@ -348,11 +348,13 @@ class StoppableEngine(GatedEngine):
     def __init__(self) -> None:
         super().__init__()
         self.given_up = 0
+        self.at_once = True
         self.again = threading.Event()
 
     def give_up(self) -> None:
         self.given_up += 1
-        self.gate.set()
+        if self.at_once:
+            self.gate.set()
 
     def run(self, pieces: Sequence[Piece]) -> list[Reading]:
         before = self.given_up
@@ -382,7 +384,7 @@ async def once_more(engine: StoppableEngine) -> None:
     assert await asyncio.to_thread(engine.again.wait, 10)
 
 
-async def test_a_lone_run_is_begun_again_with_who_came_at_once_and_never_a_second_time(
+async def test_a_lone_run_is_begun_again_with_who_came_at_once(
     hasty: tuple[Room, StoppableEngine],
 ) -> None:
     room, engine = hasty
@@ -401,13 +403,30 @@ async def test_a_lone_run_is_begun_again_with_who_came_at_once_and_never_a_secon
     assert room.metric("backend_batch_size_requests_sum", length="<=100") == 3
 
 
+async def test_a_request_whose_run_was_given_up_runs_to_its_end_though_others_come(
+    hasty: tuple[Room, StoppableEngine],
+) -> None:
+    room, engine = hasty
+    engine.at_once = False
+    first = await room.occupy()
+    with pytest.raises(DeadlineError):
+        await room.ask(1, timeout_s=0.001)
+    engine.gate.set()
+    await once_more(engine)
+    third = room.ask(2)
+    await settle()
+    assert engine.given_up == 1
+    engine.gate.set()
+    await asyncio.gather(first, third)
+    assert engine.seen == [[9], [2]]
+
+
 async def test_a_request_that_is_withdrawn_when_its_run_is_given_up_does_not_run_again(
     hasty: tuple[Room, StoppableEngine],
 ) -> None:
     room, engine = hasty
     first = await room.occupy()
     second = room.ask(1)
-    await asyncio.sleep(0)
     first.cancel()
     await settle()
     await once_more(engine)
@@ -416,16 +435,18 @@ async def test_a_request_that_is_withdrawn_when_its_run_is_given_up_does_not_run
     assert engine.seen == [[1]]
 
 
-async def test_a_worker_that_stops_when_a_run_is_given_up_leaves_nobody_without_an_answer(
+async def test_a_worker_that_stops_when_a_run_is_given_up_finishes_what_ran(
     hasty: tuple[Room, StoppableEngine],
 ) -> None:
-    room, _ = hasty
-    asked = [await room.occupy(), room.ask(1)]
-    await asyncio.sleep(0)
-    await room.worker.stop()
-    for task in asked:
-        with pytest.raises(StoppingError):
-            await asyncio.wait_for(task, 10)
+    room, engine = hasty
+    first, second = await room.occupy(), room.ask(1)
+    stopping = asyncio.create_task(room.worker.stop())  # in the turn of the loop that gives it up
+    with pytest.raises(StoppingError):
+        await asyncio.wait_for(second, 10)
+    await once_more(engine)
+    engine.gate.set()
+    await asyncio.wait_for(asyncio.gather(first, stopping), 10)
+    assert engine.seen == [[9]]
 
 
 async def test_later_company_does_not_end_a_run(hasty: tuple[Room, StoppableEngine]) -> None:
