@@ -16,16 +16,15 @@ from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from rollout import history
-from rollout.errors import FrozenNow, MemoryLost, NoRollout, TooLate
+from rollout.beginning import begun, thawed
+from rollout.errors import MemoryLost, NoRollout, TooLate
 from rollout.explain import Situation, explain
 from rollout.explanation import Explanation
-from rollout.forecast import forecast
 from rollout.history import History
 from rollout.judge import Judgement
-from rollout.machine import Command, Detail, IllegalTransition, Record, begin, event_of, step
-from rollout.marks import marks_of, unknown_marks
+from rollout.machine import Command, Detail, IllegalTransition, Record, event_of, step
 from rollout.measured import Measurer, nearness_of
-from rollout.orders import FrozenStart, Order, Refused, Result, Status, Verb, describe
+from rollout.orders import Order, Refused, Result, Status, Verb, describe
 from rollout.pace import RECENT_S
 from rollout.plan import Plan
 from rollout.snapshot import Tier
@@ -42,8 +41,7 @@ from rollout.store.port import (
     Stored,
 )
 from rollout.tally import StageTally
-from rollout.tick import Act, Facts, Move, Stay, barred, models, tick
-from rollout.tiers import CannotStart, incumbent_of, merge_tiers, table_changes
+from rollout.tick import Act, Facts, Move, Stay, models, tick
 from rollout.transition import (
     UNCHANGED,
     Decision,
@@ -142,7 +140,7 @@ class Controller:
         async def decide(stored: Stored) -> Decision:
             record = _held(stored, rollout)
             event = event_of("advance", record)  # what is illegal is refused before the gate
-            _thawed(record, stored.now)
+            thawed(record, stored.now)
             judged = await self._looked(record, stored.now, looks)
             verdict = judged.gate
             if verdict.kind != "PASS":
@@ -172,7 +170,7 @@ class Controller:
         async def decide(stored: Stored) -> Decision:
             record = _held(stored, rollout)
             event = event_of("promote", record)
-            _thawed(record, stored.now)
+            thawed(record, stored.now)
             judged = await self._looked(record, stored.now, looks)
             verdict = judged.gate
             to = len(record.plan.stages) - 1 if full and not record.last else None
@@ -366,44 +364,8 @@ class Controller:
         )
 
     async def _begun(self, plan: Plan, stored: Stored, before: Record | None = None) -> Decision:
-        """Decide about a new rollout. Raises IllegalTransition, CannotStart, FrozenNow."""
-        held = stored.record
-        if held and not held.ended:
-            raise IllegalTransition(
-                f"start is illegal: {held.id} is {held.state} in its stage "
-                f"{held.stage.name!r}, and one rollout runs at a time"
-            )
-        known = stored.furthest.applied if stored.lost and stored.furthest else stored.snapshot
-        held_tiers = known.tiers if known else ()
-        tiers = merge_tiers(self._tiers, held_tiers)
-        incumbent = incumbent_of(plan.candidate, tiers)
-        latency = await history.recent_latency(self._store, plan, tiers, incumbent, stored.now)
-        marks = marks_of(plan, latency)
-        if missing := unknown_marks(plan, marks):
-            raise CannotStart(
-                f"the plan {plan.name!r} requires latency_relative, and the recent "
-                f"{' and '.join(missing)} of {incumbent} in its scope is not known: a rollout that "
-                "does not require it measures it"
-            )
-        record = begin(
-            plan,
-            tiers,
-            id_=f"{plan.name}-{self._new_token()[:8]}",
-            salt=self._new_token(),
-            now=stored.now,
-            retry_of=before,
-            marks=marks,
-        )
-        traffic = await history.recent_traffic(self._store, plan, tiers, stored.now)
-        takes = forecast(plan, traffic)
-        if told := _frost(record, stored.now):
-            raise FrozenStart(told, takes)
-        changes = table_changes(held_tiers, tiers) if held_tiers else ()
-        return Decision.of(
-            None,
-            record,
-            forecast=takes,
-            also="; ".join([f"the tier table changes: {', '.join(changes)}"] if changes else []),
+        return await begun(
+            self._store, self._tiers, plan, stored, new_token=self._new_token, before=before
         )
 
     async def _carry_out(
@@ -480,16 +442,6 @@ def _held(stored: Stored, rollout: str) -> Record:
     if rollout not in (CURRENT, record.id):
         raise NoRollout(f"{rollout!r} is not the current rollout: that is {record.id!r}")
     return record
-
-
-def _thawed(record: Record, now: float) -> None:
-    if told := _frost(record, now):
-        raise FrozenNow(told)
-
-
-def _frost(record: Record, now: float) -> str | None:
-    told = barred(record, now)
-    return f"the plan {record.plan.name!r} is {told}: {UNCHANGED}" if told else None
 
 
 def _remembers(stored: Stored, command: Verb) -> None:
