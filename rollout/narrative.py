@@ -50,6 +50,8 @@ def summary(
     labelled = [stage for stage in stages if stage.labelled_pairs]
     if labelled:
         sentences.append(_hits_sentence(headline, labelled[-1]))
+    if near := [stage for stage in stages if stage.nearness.n]:
+        sentences.append(_nearness_sentence(headline, near[-1]))
     if not all(model.trained for model in models.values()):
         sentences.append(
             "The weights are untrained, so read these figures as a test of the machinery only."
@@ -150,6 +152,18 @@ def _hits_sentence(headline: Headline, stage: StageReport) -> str:
         f"{wording.count(outcomes['10'])} times: a difference of "
         f"{wording.write(difference.points, 'points')}, with a 95 % confidence sequence from "
         f"{wording.write(difference.low, 'points')} to {wording.write(difference.high, 'points')}."
+    )
+
+
+def _nearness_sentence(headline: Headline, stage: StageReport) -> str:
+    found = stage.nearness
+    difference, low, high = (
+        wording.write(value, "offset") for value in (found.difference, found.low, found.high)
+    )
+    return (
+        f"On {wording.count(found.n)} of the pairs of {stage.stage} whose truth has come, the "
+        f"cosine of {headline.candidate}'s prediction to it minus that of {headline.incumbent}'s "
+        f"was {difference} on average, with a 95 % confidence sequence from {low} to {high}."
     )
 
 

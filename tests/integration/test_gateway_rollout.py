@@ -417,6 +417,7 @@ async def test_how_near_each_arm_came_to_the_truth_is_counted_when_it_comes(
         firsts = {name: by for name, by in found.items() if name.startswith("first.truth.")}
         assert sum(firsts.values()) == (3 if unit == "key" else 0)
         assert await rig.metric("gateway_truths_total", outcome="compared") == 1
+        assert await rig.metric("gateway_labels_total", outcome="counted") == 1
 
 
 async def test_a_truth_that_no_model_server_gives_changes_no_hit(

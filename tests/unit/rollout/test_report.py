@@ -305,6 +305,9 @@ def test_how_near_each_arm_came_to_the_truth_is_shown_beside_its_hits(
         assert {f"stages.{index}.nearness.{name}" for name in ("n", "low", "ln_e_farther")} <= paths
         written = f"{write(near.difference, 'offset')} ({write(near.low, 'offset')} to "
         assert written in markdown
+    (told,) = [one for one in report.summary if "cosine of phase2's prediction to it" in one]
+    assert told.startswith(f"On {near.n} of the pairs of ab-100 whose truth has come")
+    assert f"was {write(near.difference, 'offset')} on average" in told
 
 
 def test_evidence_over_time_is_drawn_in_steps_and_says_where_it_is_cut_off(html: str) -> None:
