@@ -146,6 +146,22 @@ def test_a_judge_reads_the_old_minutes_and_the_closed_labels(
     assert not any(map(is_label, seen.counts.total))
 
 
+def test_what_is_for_the_report_alone_is_in_the_totals_and_not_before_the_judge() -> None:
+    latency = Counter.latency("candidate", 0.01)
+    shown = [
+        Counter.by_prefix(latency, "hit"),
+        Counter.truth_cosine("candidate", 0.4),
+        Counter.truth_difference(0.1),
+        Counter.first(Counter.truth_difference(0.1)),
+    ]
+    counts = {f"|<=100|{name}": 2 for name in (*shown, latency)}
+    recent = {f"29000000{name}": 1 for name in counts}
+    seen = stage_counts({f"-{name}": by for name, by in counts.items()}, recent, {})
+    assert set(seen.total.total) == {*shown, latency}
+    assert seen.counts.total == {latency: 1}
+    assert seen.labels.total == {}
+
+
 @given(label_counters)
 def test_labels_are_what_is_awaited_what_came_and_hits(counter: str) -> None:
     assert is_label(counter)
