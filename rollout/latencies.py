@@ -12,12 +12,12 @@ from typing import Final
 
 from rollout.snapshot import Frozen, latency_of
 
+PREFIX_OUTCOMES: Final = ("hit", "miss", "slid", "off")
+"""What known prefixes can do for a request, as model servers tell it."""
 BY_PREFIX: Final = re.compile(
-    r"prefix\.(hit|miss|slid|off)\.((?:pair\.)?latency\.(?:incumbent|candidate))\.([0-9]+)"
+    rf"prefix\.({'|'.join(PREFIX_OUTCOMES)})\.((?:pair\.)?latency\.(?:incumbent|candidate))\.([0-9]+)"
 )
 """The counters `Counter.by_prefix`: outcome, latency and role, bin."""
-PrefixBins = Mapping[str, Mapping[str, Mapping[int, int]]]
-"""By latency and role, then by outcome, then by bin."""
 
 
 class Quantiles(Frozen):
@@ -57,17 +57,6 @@ def quantile(bins: Mapping[int, int], q: float) -> int | None:
         if seen >= rank:
             return bin_
     raise AssertionError("unreachable: the ranks end with the last bin")
-
-
-def prefix_bins(total: Mapping[str, int]) -> PrefixBins:
-    """Sort what is told apart by prefix, of checked counters."""
-    found: dict[str, dict[str, dict[int, int]]] = {}
-    for counter, count in total.items():
-        if counter.startswith("prefix."):
-            name, _, bin_ = counter.rpartition(".")
-            _, outcome, latency = name.split(".", 2)
-            found.setdefault(latency, {}).setdefault(outcome, {})[int(bin_)] = count
-    return found
 
 
 def told_apart(bins: Mapping[str, Mapping[int, int]], measured: int) -> ByPrefix:

@@ -24,10 +24,9 @@ from typing import Final
 from rollout.errors import RolloutError
 from rollout.latencies import (
     BY_PREFIX,
+    PREFIX_OUTCOMES,
     ByPrefix,
-    PrefixBins,
     Quantiles,
-    prefix_bins,
     quantile,
     quantiles_of,
     told_apart,
@@ -50,6 +49,8 @@ _STRATUM = re.compile(r"(?:<=|>|[1-9]\d*-)[1-9]\d*")
 PAIR_OUTCOMES: Final = ("00", "01", "10", "11")
 """The outcomes of a pair, the incumbent's digit first."""
 AGREEMENTS: Final = ("cosine", "overlap1", "overlap5", "overlap10", "rbo")
+Families = Mapping[str, Mapping[str, int]]
+"""Counts by a counter's name up to its last dot, and by what follows."""
 
 _ROLE = "(?:incumbent|candidate)"
 _WORD = "[a-z0-9][a-z0-9_-]*"
@@ -274,9 +275,8 @@ def read(counts: Mapping[str, int]) -> Counts:
 def summarise(stage: Stage, counts: Counts, strata: tuple[str, ...] = STRATA) -> StageTally:
     """Compute the figures of checked counts, in all and in `strata`."""
     total = counts.total
-    by_prefix = prefix_bins(total)
-    incumbent = _role(total, "incumbent", by_prefix)
-    candidate = _role(total, "candidate", by_prefix)
+    families = _families(total)
+    incumbent, candidate = _role(families, "incumbent"), _role(families, "candidate")
     requests = incumbent.assigned + candidate.assigned
     intended = total.get(Counter.MIRROR_INTENDED, 0)
     compared = total.get(Counter.MIRROR_COMPARED, 0)
@@ -294,11 +294,11 @@ def summarise(stage: Stage, counts: Counts, strata: tuple[str, ...] = STRATA) ->
         actual_share=percent(intended if stage.mode == "shadow" else candidate.assigned, requests),
         mirror_intended=intended,
         mirror_compared=compared,
-        mirror_dropped=_tails(total, Counter.mirror_dropped("")),
+        mirror_dropped=_family(families, Counter.mirror_dropped("")),
         mirror_coverage=percent(pairs, intended),
         pairs=pairs,
         pair_errors=pair_errors,
-        agreement={name: _agreement(_tails(total, f"pair.{name}.")) for name in AGREEMENTS},
+        agreement={name: _agreement(_family(families, f"pair.{name}.")) for name in AGREEMENTS},
         pair_hits={k: _pairs(total, f"pair.hit{k}.") for k in HITS},
         strata=tuple(_stratum(name, counts.by_stratum.get(name, {})) for name in strata),
     )
@@ -338,27 +338,31 @@ def _counts(sums: Mapping[str, Mapping[str, int]]) -> Counts:
     return Counts(MappingProxyType({name: counters for name, counters in kept.items() if counters}))
 
 
-def _role(total: Mapping[str, int], role: Role, by_prefix: PrefixBins) -> RoleTally:
-    assigned = total.get(Counter.assigned(role), 0)
-    errors = _tails(total, Counter.error(role, ""))
+def _role(families: Families, role: Role) -> RoleTally:
+    def count(counter: str) -> int:
+        family, dot, tail = counter.rpartition(".")
+        return families.get(family + dot, {}).get(tail, 0)
+
+    assigned = count(Counter.assigned(role))
+    errors = _family(families, Counter.error(role, ""))
     error_count = sum(errors.values())
-    latency_ms = _quantiles(_tails(total, f"latency.{role}."))
-    arm_latency_ms = _quantiles(_tails(total, f"pair.latency.{role}."))
+    latency_ms = _quantiles(_family(families, f"latency.{role}."))
+    arm_latency_ms = _quantiles(_family(families, f"pair.latency.{role}."))
     return RoleTally(
         role=role,
         assigned=assigned,
         errors=errors,
         error_count=error_count,
         error_percent=percent(error_count, assigned),
-        fallbacks=total.get(Counter.fallback(role), 0),
+        fallbacks=count(Counter.fallback(role)),
         latency_ms=latency_ms,
         arm_latency_ms=arm_latency_ms,
-        latency_by_prefix=told_apart(by_prefix.get(f"latency.{role}", {}), latency_ms.n),
+        latency_by_prefix=told_apart(_by_prefix(families, f"latency.{role}."), latency_ms.n),
         arm_latency_by_prefix=told_apart(
-            by_prefix.get(f"pair.latency.{role}", {}), arm_latency_ms.n
+            _by_prefix(families, f"pair.latency.{role}."), arm_latency_ms.n
         ),
-        labels=total.get(Counter.labels(role), 0),
-        hits={k: total.get(Counter.hit(role, k), 0) for k in HITS},
+        labels=count(Counter.labels(role)),
+        hits={k: count(Counter.hit(role, k)) for k in HITS},
     )
 
 
@@ -373,10 +377,27 @@ def _stratum(name: str, counters: Mapping[str, int]) -> StratumTally:
     )
 
 
-def _tails(total: Mapping[str, int], prefix: str) -> dict[str, int]:
-    """What follows `prefix` in the counters' names, in order of name."""
-    found = sorted(counter for counter in total if counter.startswith(prefix))
-    return {counter.removeprefix(prefix): total[counter] for counter in found}
+def _families(total: Mapping[str, int]) -> Families:
+    """Sort counters by their names up to the last dot: histograms make thousands of them."""
+    found: dict[str, dict[str, int]] = {}
+    for counter, count in total.items():
+        family, dot, tail = counter.rpartition(".")
+        found.setdefault(family + dot, {})[tail] = count
+    return found
+
+
+def _family(families: Families, name: str) -> dict[str, int]:
+    """Give what follows `name` in the counters' names, in order of name."""
+    return dict(sorted(families.get(name, {}).items()))
+
+
+def _by_prefix(families: Families, latency: str) -> dict[str, dict[int, int]]:
+    """Give the bins of a latency by what known prefixes did."""
+    return {
+        outcome: _bins(families[name].items())
+        for outcome in PREFIX_OUTCOMES
+        if (name := f"prefix.{outcome}.{latency}") in families
+    }
 
 
 def _pairs(total: Mapping[str, int], prefix: str) -> dict[str, int]:
