@@ -11,12 +11,14 @@ import pytest
 from example_rollout import example
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.support.ui import WebDriverWait
 
 from rollout.page import Figures
 from rollout.report import build, render_html
 
 pytestmark = pytest.mark.browser
 
+LOADED_WITHIN_S = 20
 DEMO = Path(__file__).parents[2] / "demo-report"
 FLAGS = (
     "--headless",
@@ -127,7 +129,11 @@ def file(folder: Path) -> Path:
 def opened(browser: webdriver.Chrome, file: Path) -> webdriver.Chrome:
     for log in ("browser", "performance"):
         browser.get_log(log)  # type: ignore[no-untyped-call]  # and empties it
+    browser.get("about:blank")  # else a page that is opened again may be read half loaded
     browser.get(file.as_uri())
+    WebDriverWait(browser, LOADED_WITHIN_S).until(
+        lambda shown: shown.execute_script("return document.readyState") == "complete"
+    )
     return browser
 
 
