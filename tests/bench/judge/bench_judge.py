@@ -1,7 +1,7 @@
 """`make bench-judge`: how often the judge is wrong, and how often others are, on the same traffic.
 
 A grid of simulated rollouts (bench_grid), each with the real controller, machine, judge and store
-under a fake clock. It takes half an hour on two cores, keeps what is finished in a file, and goes
+under a fake clock. It takes hours on two cores, keeps what is finished in a file, and goes
 on from there when it is started again. A promise that was not kept says so; the exit status is 0
 all the same, and 130 after an interrupt.
 """
