@@ -6,6 +6,7 @@ numbers and are collectors: they write the samples that the library's would, whe
 """
 
 import time
+from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
@@ -18,13 +19,18 @@ from prometheus_client.utils import floatToGoString
 S = TypeVar("S")
 
 
-class Family(Generic[S]):
+class Family(ABC, Generic[S]):
     """Series by the values of their labels, in their order. Used on one event loop."""
 
     kind: ClassVar[str]
 
     def __init__(
-        self, name: str, documentation: str, labels: Sequence[str], registry: CollectorRegistry
+        self,
+        name: str,
+        documentation: str,
+        labels: Sequence[str] = (),
+        *,
+        registry: CollectorRegistry,
     ) -> None:
         self._name = name
         self._documentation = documentation
@@ -56,12 +62,13 @@ class Family(Generic[S]):
                 metric.add_sample(f"{self._name}{suffix}", {**labels, **more}, value)
         yield metric
 
+    @abstractmethod
     def _begin(self) -> S:
-        raise NotImplementedError
+        """Make a series that has seen nothing."""
 
+    @abstractmethod
     def _samples(self, series: S) -> Iterator[tuple[str, dict[str, str], float]]:
         """Give a series' samples: what follows the name, the labels besides its own, the value."""
-        raise NotImplementedError
 
 
 class Count:
@@ -82,16 +89,6 @@ class Counter(Family[Count]):
     """Counts by label. Its name is without `_total`."""
 
     kind = "counter"
-
-    def __init__(
-        self,
-        name: str,
-        documentation: str,
-        labels: Sequence[str] = (),
-        *,
-        registry: CollectorRegistry,
-    ) -> None:
-        super().__init__(name, documentation, labels, registry)
 
     def _begin(self) -> Count:
         return Count()
@@ -134,7 +131,7 @@ class Histogram(Family[Series]):
         registry: CollectorRegistry,
     ) -> None:
         self._bounds = tuple(buckets)
-        super().__init__(name, documentation, labels, registry)
+        super().__init__(name, documentation, labels, registry=registry)
 
     def _begin(self) -> Series:
         return Series(self._bounds)

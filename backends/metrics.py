@@ -6,7 +6,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from backends.instruments import Counter as CheapCounter
+from backends import instruments
 from backends.predictor import Task
 from backends.statistics import SECOND_NS, Tally
 
@@ -53,7 +53,7 @@ class Metrics:
             ("kind",),
             registry=registry,
         )
-        self._prefixes = CheapCounter(
+        self._prefixes = instruments.Counter(
             "backend_prefix_lookups",
             "Requests by what the known prefixes did for them; slid: longer than the window",
             ("outcome", "length"),
@@ -69,7 +69,7 @@ class Metrics:
         Gauge(
             "backend_in_flight_requests", "Requests that wait or run", registry=registry
         ).set_function(lambda: self.in_flight)
-        self.predictions = CheapCounter(
+        self.predictions = instruments.Counter(
             "backend_predictions", "Requests answered", registry=registry
         ).labels()
         self.errors = Counter(

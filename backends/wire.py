@@ -331,10 +331,7 @@ class Connection(HttpToolsProtocol):
         piece = data if len(data) <= self._left else data[: self._left]
         self._left -= len(piece)
         self._begun = 0
-        if not self._took(piece):
-            self._left = 0
-            return b""
-        if self._left:
+        if not self._took(piece) or self._left:
             return b""
         self._end_body()
         return data[len(piece) :]

@@ -245,7 +245,7 @@ class App:
     async def _waiting(self) -> dict[str, str]:
         if self._leaving:
             return {"error": "not ready: this gateway is about to end"}
-        arms = self._active_arms()
+        arms = self._snapshots.active_arms
         ready = await asyncio.gather(*(self._upstream.ready(arm) for arm in arms))
         missing = [arm for arm, is_ready in zip(arms, ready, strict=True) if not is_ready]
         return {"error": f"not ready: {', '.join(missing)}"} if missing else {}
@@ -292,7 +292,7 @@ class App:
 
     async def _identities(self) -> dict[str, dict[str, str]]:
         """Ask the active arms for the sha256 of their checkpoint and bank; leave out who fails."""
-        arms = self._active_arms()
+        arms = self._snapshots.active_arms
         found = await asyncio.gather(*map(self._upstream.identity, arms), return_exceptions=True)
         identities: dict[str, dict[str, str]] = {}
         for arm, answer in zip(arms, found, strict=True):
@@ -313,9 +313,6 @@ class App:
                 f'"{protocol.MODEL}" has no version "{request.path_params["version"][:40]}" in '
                 f"service: the versions are {', '.join(versions) or 'not known now'}"
             )
-
-    def _active_arms(self) -> list[str]:
-        return [tier.arm for tier in self._snapshots.current.tiers if tier.active]
 
 
 def _version(identity: dict[str, str]) -> str:

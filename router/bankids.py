@@ -34,8 +34,8 @@ class BankIds:
 
     def lacks(self, id_: int) -> bool:
         """Whether every active arm's bank is known, and none has this id."""
-        arms = [tier.arm for tier in self._snapshots.current.tiers if tier.active]
-        known = [self._ids.get(self._banks.get(arm, "")) for arm in arms]
+        banks = [self._banks.get(arm, "") for arm in self._snapshots.active_arms]
+        known = [self._ids.get(bank) for bank in banks]
         return all(ids is not None and not ids.has(id_) for ids in known)
 
     async def run(self) -> None:

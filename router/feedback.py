@@ -152,8 +152,7 @@ class Feedback:
             if self._bank_ids.lacks(target):
                 raise BadRequestError(f"target_id {target} is no id of the bank")
             return target
-        tiers = self._snapshots.current.tiers
-        for arm in [tier.arm for tier in tiers if tier.active]:
+        for arm in self._snapshots.active_arms:
             try:
                 found = await self._upstream.lookup(arm, target)
             except UpstreamError as error:

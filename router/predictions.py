@@ -212,7 +212,7 @@ class Predictions:
         return self._work(call, asked, write, statistics)
 
     async def _work(
-        self, call: Call, asked: "_Asked", write: Write, statistics: Statistics | None
+        self, call: Call, asked: _Asked, write: Write, statistics: Statistics | None
     ) -> Answer:
         """Answer it; `statistics`, where there are any, are told how that went."""
         began = time.perf_counter_ns()

@@ -102,6 +102,11 @@ class Snapshots:
 
     # --- the store ------------------------------------------------------------------------------
 
+    @property
+    def active_arms(self) -> list[str]:
+        """The arms whose tiers are active, the shortest first."""
+        return [tier.arm for tier in self.current.tiers if tier.active]
+
     async def poll(self) -> None:
         """Ask the store once; and try the disk again, if it owes something."""
         await self._save()

@@ -75,8 +75,7 @@ class Truths:
 
     async def _vector(self, target: int) -> Floats | None:
         """Ask for a truth's vector where feedback by vector is looked up. Raises UpstreamError."""
-        tier = next(tier for tier in self._snapshots.current.tiers if tier.active)
-        return await self._upstream.vector(tier.arm, target)
+        return await self._upstream.vector(self._snapshots.active_arms[0], target)
 
     def _note(self, outcome: str) -> None:
         self._metrics.truths.labels(outcome).inc()

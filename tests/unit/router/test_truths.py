@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from backends.protocol import Floats
 from rollout.feed import FeedUnavailable
-from rollout.snapshot import DEFAULT_TIERS, Cell, Snapshot, Vectors
+from rollout.snapshot import DEFAULT_TIERS, Cell, Vectors
 from router.errors import RefusedError, UpstreamTimeoutError
 from router.metrics import Metrics
 from router.truths import MAX_WAITING, Truths
@@ -28,7 +28,7 @@ class World:
         self.bank: dict[int, Floats | Exception] = {}
         self.asked: list[str] = []
         self.counted: list[Vectors] = []
-        self.current = Snapshot(epoch=1, version=1, tiers=DEFAULT_TIERS)
+        self.active_arms = [tier.arm for tier in DEFAULT_TIERS if tier.active]
         fake = cast("Any", self)
         self.truths = Truths(fake, fake, fake, fake, Metrics(self.registry))
 
