@@ -6,7 +6,7 @@ lines say which.
 
 from importlib.metadata import PackageNotFoundError, version
 
-from backends import bank, telemetry, tracing, wire
+from backends import bank, bounds, process, telemetry, tracing
 from backends.app import ModelServer
 from backends.bodies import LONG_TENSOR
 from backends.content import MIB
@@ -31,10 +31,10 @@ def main() -> None:
         max_context=settings.max_context,
         max_body_mb=settings.max_body_mb,
     )
-    guard = wire.Guard()
+    guard = bounds.Guard()
     guard.direct, guard.expect = server.direct, server.expect
     guard.direct_bytes = min(LONG_TENSOR, settings.max_body_mb * MIB)
-    telemetry.serve(server.app, settings.host, settings.port, guard=guard)
+    process.serve(server.app, settings.host, settings.port, guard=guard)
     if server.failed:
         raise SystemExit(1)
 
@@ -60,7 +60,7 @@ def load(settings: Settings) -> Predictor:
         trained=made.trained,
         prefixes=PrefixStates(settings.prefix_mb * MIB),
     )
-    telemetry.settle()
+    process.settle()
     return predictor
 
 

@@ -21,7 +21,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.types import ASGIApp, Scope
 
-from backends import content, idruns, metadata, protocol, telemetry
+from backends import content, idruns, metadata, process, protocol, telemetry
 from backends.bodies import Bodies, headers_of
 from backends.content import MIB
 from backends.direct import Routes
@@ -69,7 +69,7 @@ class ModelServer:
         max_context: int,
         max_body_mb: int,
         batch_limit: int = BATCH,
-        give_up: Callable[[], None] = telemetry.give_up,
+        give_up: Callable[[], None] = process.give_up,
     ) -> None:
         registry: CollectorRegistry = telemetry.new_registry()
         self.failed = False

@@ -12,16 +12,13 @@ handler takes what it can answer well and leaves the rest, refusals first of all
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import structlog
 
 from backends.content import KIB
 from backends.eager import Eager
 from backends.inplace import IN_PLACE, Room
-
-if TYPE_CHECKING:
-    from backends.wire import Connection
 
 SHORT_BODY: Final = 256 * KIB
 """Bytes. A longer body is worth handling while it arrives, by a server that can."""
@@ -61,6 +58,25 @@ def _nothing() -> None:
     """Do nothing."""
 
 
+class Line(Protocol):
+    """A connection, as the request on its short way sees it."""
+
+    loop: asyncio.AbstractEventLoop
+    tasks: set[asyncio.Task[None]]
+    """What the server ends when it ends."""
+    headers: list[tuple[bytes, bytes]]
+    transport: asyncio.Transport
+
+    def default_head(self) -> bytes:
+        """Give the headers of every answer of this server, each with its line's end."""
+
+    def hand_over(self, call: "Call", pieces: list[bytes]) -> None:
+        """Let the application have the request; `pieces` are what there is of its body."""
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request: this one is answered."""
+
+
 class _Unheard:
     """An event that nobody waits for."""
 
@@ -75,7 +91,7 @@ class Call:
     """One request on the short way. It stands where the connection has an `Exchange` otherwise."""
 
     __slots__ = (
-        "_connection", "_expected", "_patience", "_pieces", "_room", "_running", "_take", "arrived",
+        "_expected", "_line", "_patience", "_pieces", "_room", "_running", "_take", "arrived",
         "disconnected", "headers", "keep_alive", "more_body", "request_id", "response_complete",
         "response_started",
     )  # fmt: skip
@@ -83,16 +99,22 @@ class Call:
     message_event = _UNHEARD
 
     def __init__(
-        self, connection: "Connection", take: Take, *, arrived: float, keep_alive: bool
+        self,
+        line: Line,
+        take: Take,
+        *,
+        arrived: float,
+        keep_alive: bool,
+        expected: Callable[[], None],
     ) -> None:
-        self._connection = connection
+        self._line = line
         self._take = take
         self._pieces: list[bytes] = []
         self._room: Room | None = None
         self._patience: asyncio.TimerHandle | None = None
-        self._expected: Callable[[], None] | None = connection.guard.expect()
+        self._expected: Callable[[], None] | None = expected
         self._running: Eager[Answer] | None = None
-        self.headers: list[tuple[bytes, bytes]] = connection.headers
+        self.headers = line.headers
         self.arrived = arrived
         """Monotonic seconds when the head was whole."""
         self.keep_alive = keep_alive
@@ -134,7 +156,7 @@ class Call:
     def wait(self) -> None:
         """Wait a moment for the rest of the body."""
         if self._patience is None:
-            loop = self._connection.loop
+            loop = self._line.loop
             self._patience = loop.call_later(MOMENT_S, self._hand_over)
 
     def end(self) -> None:
@@ -147,8 +169,8 @@ class Call:
             return
         # Whoever took it holds what it needs, and no longer than that.
         self._pieces, self._room = [], None
-        self._running = running = Eager(work, self._done, self._connection.loop)
-        self._connection.tasks.add(running)  # type: ignore[arg-type] # what ends the server's tasks ends it
+        self._running = running = Eager(work, self._done, self._line.loop)
+        self._line.tasks.add(running)  # type: ignore[arg-type] # what ends the server's tasks ends it
         running.begin()
 
     def leave(self) -> None:
@@ -172,7 +194,7 @@ class Call:
         if self._room is not None:
             pieces, self._room = [bytes(self._room.so_far())], None
         if not self.disconnected:
-            self._connection.hand_over(self, pieces)
+            self._line.hand_over(self, pieces)
 
     def _stop_waiting(self) -> None:
         if self._expected is not None:
@@ -185,7 +207,7 @@ class Call:
     # --- the answer -----------------------------------------------------------------------------
 
     def _done(self, answer: Answer | None, failed: BaseException | None) -> None:
-        self._connection.tasks.discard(self._running)
+        self._line.tasks.discard(self._running)
         self._running = None
         if answer is None:
             if failed is not None and not isinstance(failed, asyncio.CancelledError):
@@ -198,12 +220,12 @@ class Call:
         if self.disconnected:
             return
         self.response_started = self.response_complete = True
-        connection = self._connection
-        connection.transport.write(
+        line = self._line
+        line.transport.write(
             b"%b%b%bx-request-id: %b\r\ncontent-length: %d\r\n%b\r\n%b"
             % (
                 STATUS_LINES[answer.status],
-                connection.default_head(),
+                line.default_head(),
                 answer.head,
                 self.request_id.encode("latin-1"),
                 len(answer.body),
@@ -212,5 +234,5 @@ class Call:
             )
         )
         if not self.keep_alive:
-            connection.transport.close()
-        connection.on_response_complete()
+            line.transport.close()
+        line.on_response_complete()

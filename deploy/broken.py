@@ -28,7 +28,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from backends import telemetry
+from backends import process, telemetry
 from backends.protocol import DIMENSION, HEADER_LENGTH, write_error
 
 DELAY_S: Final = 3.0
@@ -109,7 +109,7 @@ def main() -> None:
     """Run one double until it is told to stop."""
     settings = Settings()
     telemetry.configure_logging("broken")
-    telemetry.serve(Broken(settings).app, settings.host, settings.port)
+    process.serve(Broken(settings).app, settings.host, settings.port)
 
 
 if __name__ == "__main__":

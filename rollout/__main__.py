@@ -10,7 +10,7 @@ import socket
 
 import structlog
 
-from backends import telemetry, tracing
+from backends import process, telemetry, tracing
 from backends.access import KeyFileError, is_loopback
 from backends.environment import read_or_exit
 from backends.keyfile import KeyFile
@@ -46,7 +46,7 @@ def main() -> None:
         open_metrics=settings.open_metrics,
         life=loop.running,
     )
-    telemetry.serve(api.app, settings.host, settings.port)
+    process.serve(api.app, settings.host, settings.port)
 
 
 def _keys(settings: Settings) -> KeyFile | None:

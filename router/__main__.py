@@ -15,13 +15,13 @@ from typing import Final
 
 import structlog
 
-from backends import telemetry, tracing
+from backends import process, telemetry, tracing
 from backends.access import is_loopback
+from backends.bounds import Guard
 from backends.content import MIB
 from backends.environment import WRONG, read_or_exit
 from backends.keyfile import KeyFile
 from backends.oserrors import in_words
-from backends.wire import Guard
 from rollout.feed import Feed, FeedUnavailable
 from rollout.snapshot import Heartbeat
 from router.app import App
@@ -257,7 +257,7 @@ def main() -> None:
         state_dir=str(settings.state_dir.absolute()),
         hold_file=str(settings.state_dir.absolute() / HOLD_FILE),
     )
-    telemetry.serve(
+    process.serve(
         service.app,
         settings.host,
         settings.port,

@@ -25,7 +25,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from backends import wire
+from backends import bounds, wire
 from backends.answer import write_answer
 from backends.idruns import IdRuns
 from backends.metadata import model_metadata
@@ -92,13 +92,13 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def running(app: ASGIApp, guard: wire.Guard | None = None) -> AsyncIterator[str]:
+async def running(app: ASGIApp, guard: bounds.Guard | None = None) -> AsyncIterator[str]:
     """Serve an app, and give its URL."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         config = uvicorn.Config(
             app,
-            http=wire.guarded(guard or wire.Guard()),
+            http=wire.guarded(guard or bounds.Guard()),
             ws="none",
             log_config=None,
             access_log=False,

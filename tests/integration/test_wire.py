@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from gateway_rig import running, until
@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from starlette.types import Receive, Scope, Send
 
 from backends import wire
-from backends.wire import Guard, Limits
+from backends.bounds import Guard, Limits
 
 LIMITS = Limits(
     head_s=10, body_s=20, idle_s=5, answer_s=20, head_bytes=8192, held_bytes=1 << 20, connections=50
@@ -336,7 +336,7 @@ async def test_an_answer_that_nobody_reads_is_cut(server: Server) -> None:
 
 async def _one(server: Server) -> list[wire.Connection]:
     await until(lambda: server.guard.connections, "the server has it")
-    return list(server.guard.connections)
+    return [cast("wire.Connection", each) for each in server.guard.connections]
 
 
 async def test_after_the_rest_of_a_refused_body_the_connection_may_idle_out(

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
 import router.__main__ as gateway
-from backends import telemetry
+from backends import process
 
 TICK_S: Final = 0.001
 
@@ -50,12 +50,12 @@ class Watched:
 
 def main() -> None:
     """Run the gateway as `python -m router` does."""
-    serve = telemetry.serve
+    serve = process.serve
 
     def serve_watched(app: Any, *places: Any, **more: Any) -> None:
         serve(Watched(app), *places, **more)
 
-    telemetry.serve = serve_watched
+    process.serve = serve_watched
     gateway.main()
 
 
