@@ -6,14 +6,15 @@ lines say which.
 
 from importlib.metadata import PackageNotFoundError, version
 
-from backends import bank, bounds, process, telemetry, tracing
+from backends import bank
 from backends.app import ModelServer
 from backends.bodies import LONG_TENSOR
-from backends.content import MIB
 from backends.engine.make import make_engine
-from backends.environment import read_or_exit
 from backends.predictor import Predictor
 from backends.prefix import PrefixStates
+from backends.serving import bounds, process, telemetry, tracing
+from backends.serving.content import MIB
+from backends.serving.environment import read_or_exit
 from backends.settings import Settings
 
 

@@ -21,10 +21,8 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.types import ASGIApp, Scope
 
-from backends import content, idruns, metadata, process, protocol, telemetry
+from backends import idruns, metadata, protocol
 from backends.bodies import Bodies, headers_of
-from backends.content import MIB
-from backends.direct import Routes
 from backends.errors import (
     BackendError,
     LoadError,
@@ -32,15 +30,18 @@ from backends.errors import (
     ScatteredIdsError,
     UnknownModelError,
 )
-from backends.hotpath import HotPath
 from backends.idruns import MAX_RUNS
 from backends.inference import Inference
 from backends.metrics import Metrics
 from backends.predictor import Predictor
 from backends.protocol import ProtocolError
-from backends.rawroute import RawRoute
 from backends.refusal import JSON, Refusal, kind_of, refusal_of
-from backends.sparing import Sparing
+from backends.serving import content, process, telemetry
+from backends.serving.content import MIB
+from backends.serving.direct import Routes
+from backends.serving.hotpath import HotPath
+from backends.serving.rawroute import RawRoute
+from backends.serving.sparing import Sparing
 from backends.statistics import Statistics, Tally, totals
 from backends.worker import BATCH, Worker
 
@@ -55,8 +56,8 @@ log = structlog.stdlib.get_logger("backends")
 class ModelServer:
     """One model server. `app` is the ASGI application; `failed` says that loading went wrong.
 
-    `direct` are the handlers of the short way past it (`backends/direct.py`), `expect` says that
-    somebody sends for one of them, and returns how to say that no longer.
+    `direct` are the handlers of the short way past it (`backends/serving/direct.py`), `expect` says
+    that somebody sends for one of them, and returns how to say that no longer.
     """
 
     def __init__(

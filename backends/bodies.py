@@ -15,10 +15,10 @@ from typing import Final, TypeVar
 
 from starlette.types import Receive, Scope
 
-from backends import content
 from backends.errors import BodyTooLargeError, ClientLeftError
-from backends.exchange import WHOLE
 from backends.protocol import HEADER_LENGTH
+from backends.serving import content
+from backends.serving.exchange import WHOLE
 from backends.statistics import Tally
 
 LONG_BODY: Final = 256 * 1024

@@ -13,13 +13,14 @@ from typing import Any, Final, TypeVar
 
 from starlette.types import Receive, Scope, Send
 
-from backends import answer, content, protocol
+from backends import answer, protocol
 from backends.bodies import Bodies, Headers, headers_of, is_quick, text_of
-from backends.direct import Answer, Call, Work
 from backends.errors import BackendError, ClientLeftError
 from backends.metrics import Metrics
 from backends.protocol import PREFIX_OUTCOMES, Prediction, PrefixOutcome, ProtocolError, Request
 from backends.refusal import JSON, Refusal, refusal_of
+from backends.serving import content
+from backends.serving.direct import Answer, Call, Work
 from backends.statistics import SECOND_NS, Statistics
 from backends.worker import Worker
 
@@ -105,7 +106,7 @@ class Inference:
         self._statistics.writing.add(time.perf_counter_ns() - began)
         return message
 
-    # --- the short way: `backends/direct.py` ----------------------------------------------------
+    # --- the short way: `backends/serving/direct.py` ----------------------------------------------
 
     def take(self, call: Call) -> Work | None:
         """Take a request that is sound and read at once; the long way says what is wrong."""

@@ -6,8 +6,8 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from backends import instruments
 from backends.predictor import Task
+from backends.serving import instruments
 from backends.statistics import SECOND_NS, Tally
 
 LENGTH_BORDERS: Final = (100, 200, 350, 500)

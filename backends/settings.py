@@ -6,8 +6,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from backends.access import is_loopback
-from backends.guarded import HOST, Host
+from backends.serving.access import is_loopback
+from backends.serving.guarded import HOST, Host
 
 
 class Settings(BaseSettings):

@@ -27,7 +27,6 @@ from typing import Final
 
 from opentelemetry.context import Context
 
-from backends import tracing
 from backends.batching import Waiting, choose, company_until, joins
 from backends.engine.port import GivenUpError
 from backends.errors import DeadlineError, NotReadyError, OverloadedError, StoppingError
@@ -36,6 +35,7 @@ from backends.hand import Hand
 from backends.metrics import Metrics
 from backends.predictor import Batch, Predictor, Task
 from backends.protocol import Prediction, Request
+from backends.serving import tracing
 
 BATCH: Final = 16
 LONG_CONTEXT: Final = 1024

@@ -28,8 +28,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from backends import process, telemetry
 from backends.protocol import DIMENSION, HEADER_LENGTH, write_error
+from backends.serving import process, telemetry
 
 DELAY_S: Final = 3.0
 FAILING_OF_TEN: Final = 3

@@ -27,9 +27,9 @@ from deploy.board import Board
 from deploy.broken import Fault
 from deploy.children import Child, StartError
 from deploy.keys import app as key_commands
-from rollout.cli import app as rollout_commands
 from rollout.simulate.cli import simulate
 from rollout.snapshot import Tier
+from rollout.terminal.cli import app as rollout_commands
 from router.statedir import STATE_DIR, default_state_dir
 
 FAILED: Final = 1
@@ -412,7 +412,7 @@ def settings_table(settings: type[BaseSettings], filled: Mapping[str, str]) -> T
 
     `filled` holds the defaults that its command fills in.
     """
-    from backends.environment import variable  # noqa: PLC0415 - other verbs start faster without
+    from backends.serving.environment import variable  # noqa: PLC0415 - other verbs start faster without
 
     table = Table(box=None, pad_edge=False)
     for heading in ("variable", "default", "what it is"):

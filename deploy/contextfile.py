@@ -15,10 +15,10 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 from numpy.lib import format as npy
 
-from backends.content import MIB
-from backends.content import in_words as size_in_words
-from backends.oserrors import in_words
 from backends.protocol import DIMENSION, Floats, ProtocolError, read_lookup, read_predict
+from backends.serving.content import MIB
+from backends.serving.content import in_words as size_in_words
+from backends.serving.oserrors import in_words
 
 STDIN: Final = "-"
 MAX_BYTES: Final = 256 * MIB

@@ -26,7 +26,7 @@ from deploy.children import Child
 from deploy.replay import TIMEOUT_S, Outcome, Query, queries, replay
 from deploy.summary import stage_table
 from rollout.plan import DEFAULT_PLAN, Plan
-from rollout.report import Report, render_html, render_markdown
+from rollout.reporting.report import Report, render_html, render_markdown
 
 SEED: Final = 20_261_122
 IN_SCOPE: Final = 100

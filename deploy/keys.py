@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
-from backends.access import (
+from backends.serving.access import (
     KEY_BYTES,
     Key,
     KeyFileError,
@@ -17,7 +17,7 @@ from backends.access import (
     new_key,
     read_keys,
 )
-from backends.oserrors import in_words
+from backends.serving.oserrors import in_words
 
 FAILED: Final = 1
 KEY_FILE_MODE: Final = 0o600

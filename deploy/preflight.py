@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from backends.access import KeyFileError
-from backends.keyfile import check_file
+from backends.serving.access import KeyFileError
+from backends.serving.keyfile import check_file
 from deploy.children import Spec
 
 WITH_SETTINGS: Final = frozenset({"backends", "rollout", "router"})
@@ -33,7 +33,7 @@ def _faults(module: str, environment: Mapping[str, str]) -> Iterator[str]:
     if module not in WITH_SETTINGS:
         return
     # other verbs start faster without these
-    from backends.environment import SettingsFaultError, read_settings  # noqa: PLC0415
+    from backends.serving.environment import SettingsFaultError, read_settings  # noqa: PLC0415
 
     kind = importlib.import_module(f"{module}.settings").Settings
     with _within(environment):

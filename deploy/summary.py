@@ -5,8 +5,8 @@ from typing import Final
 
 from rich.table import Table
 
-from rollout.document import ArmReport, Rate, Report, StageReport
 from rollout.latencies import Quantiles
+from rollout.reporting.document import ArmReport, Rate, Report, StageReport
 from rollout.snapshot import HITS, Role
 
 NOTHING: Final = "no data"

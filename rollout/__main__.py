@@ -10,10 +10,10 @@ import socket
 
 import structlog
 
-from backends import process, telemetry, tracing
-from backends.access import KeyFileError, is_loopback
-from backends.environment import read_or_exit
-from backends.keyfile import KeyFile
+from backends.serving import process, telemetry, tracing
+from backends.serving.access import KeyFileError, is_loopback
+from backends.serving.environment import read_or_exit
+from backends.serving.keyfile import KeyFile
 from rollout.api import Api
 from rollout.controller import Controller
 from rollout.loop import Loop

@@ -27,10 +27,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
-from backends.gate import ACTOR, Gate
-from backends.keyfile import KeyFile
-from backends.telemetry import RequestTelemetry, metrics_endpoint
-from backends.viewer import add_docs
+from backends.serving.gate import ACTOR, Gate
+from backends.serving.keyfile import KeyFile
+from backends.serving.telemetry import RequestTelemetry, metrics_endpoint
+from backends.serving.viewer import add_docs
 from rollout.controller import Controller
 from rollout.edge import (
     MAX_BODY,
@@ -57,7 +57,7 @@ from rollout.orders import (
 )
 from rollout.plan import DEFAULT_PLAN
 from rollout.planfile import read_plan, schema
-from rollout.report import ReportInput, build, render_html, render_markdown
+from rollout.reporting.report import ReportInput, build, render_html, render_markdown
 
 log = structlog.stdlib.get_logger("rollout.api")
 RolloutId = Annotated[str, Path(max_length=128, description="A rollout's id, or `current`.")]

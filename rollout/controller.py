@@ -21,7 +21,7 @@ from rollout.errors import MemoryLost, NoRollout, TooLate
 from rollout.explain import Situation, explain
 from rollout.explanation import Explanation
 from rollout.history import History
-from rollout.judge import Judgement
+from rollout.judging.judge import Judgement
 from rollout.machine import Command, Detail, IllegalTransition, Record, event_of, step
 from rollout.measured import Measurer, nearness_of
 from rollout.orders import Order, Refused, Result, Status, Verb, describe

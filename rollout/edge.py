@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from backends.access import Right
+from backends.serving.access import Right
 from rollout.errors import OutcomeUnknown, RolloutError
 from rollout.orders import FrozenStart, Refused
 from rollout.planfile import PlanError

@@ -25,8 +25,8 @@ from rollout.explanation import (
     Waiting,
 )
 from rollout.freeze import frozen
+from rollout.judging.nearness import Nearness
 from rollout.machine import AuditEntry, Record, State
-from rollout.nearness import Nearness
 from rollout.outlook import earliest, missing
 from rollout.pace import PATIENCE_S, Pace
 from rollout.snapshot import Heartbeat, Position

@@ -5,8 +5,8 @@ It is served as JSON, and the terminal's sentences and tables are made of it alo
 
 from typing import Literal
 
+from rollout.judging.nearness import Nearness
 from rollout.machine import State, Visit
-from rollout.nearness import Nearness
 from rollout.snapshot import Arm, Frozen, Mode
 from rollout.verdict import Per, Verdict
 

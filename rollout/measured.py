@@ -9,10 +9,10 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple
 
-from rollout.judge import Judgement, judge, unreadable
+from rollout.judging.judge import Judgement, judge, unreadable
+from rollout.judging.nearness import Nearness, nearness
 from rollout.machine import Record
 from rollout.minutes import Horizon
-from rollout.nearness import Nearness, nearness
 from rollout.pace import Lately, Pace, pace
 from rollout.shown import Reader, Shown
 from rollout.store.port import Observations, Store

@@ -4,7 +4,7 @@ from typing import Final, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from backends.telemetry import BUCKETS_S
+from backends.serving.telemetry import BUCKETS_S
 from rollout.orders import Verb
 
 VERBS: Final[tuple[Verb, ...]] = get_args(Verb)

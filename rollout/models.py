@@ -9,7 +9,7 @@ import structlog
 from pydantic import ValidationError
 
 from backends.protocol import MODEL
-from rollout.report import Model
+from rollout.reporting.report import Model
 
 TIMEOUT_S: Final = 2.0
 log = structlog.stdlib.get_logger("rollout.models")

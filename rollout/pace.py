@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, NamedTuple
 
+from rollout.judging.readings import Reading, Seen
 from rollout.minutes import MINUTE_S, Horizon
 from rollout.plan import Plan, Stage
-from rollout.readings import Reading, Seen
 from rollout.tally import Counts, StageCounts, read
 from rollout.trace import Point
 from rollout.verdict import Per

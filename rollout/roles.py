@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from backends.access import Right
+from backends.serving.access import Right
 
 METRICS: Final = "/metrics"
 DOCS: Final = "/docs/"

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from backends.guarded import GuardedSettings
+from backends.serving.guarded import GuardedSettings
 from rollout.reach import StoreSettings
 from rollout.snapshot import DEFAULT_TIERS, Arm, Tier, check_tiers
 

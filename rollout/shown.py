@@ -1,14 +1,14 @@
 """From what a store holds to what the judge reads, stage by stage. Pure.
 
 Most stages are stages that were left: at each look their counts are the ones of the look before.
-They are then handed on as they were, and the judge is spared its arithmetic (`rollout.judge`).
+They are then handed on as they were, and the judge is spared its arithmetic.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from rollout.judging.readings import Seen
 from rollout.plan import Stage
-from rollout.readings import Seen
 from rollout.store.port import Observations
 from rollout.tally import StageCounts
 

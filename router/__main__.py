@@ -15,13 +15,13 @@ from typing import Final
 
 import structlog
 
-from backends import process, telemetry, tracing
-from backends.access import is_loopback
-from backends.bounds import Guard
-from backends.content import MIB
-from backends.environment import WRONG, read_or_exit
-from backends.keyfile import KeyFile
-from backends.oserrors import in_words
+from backends.serving import process, telemetry, tracing
+from backends.serving.access import is_loopback
+from backends.serving.bounds import Guard
+from backends.serving.content import MIB
+from backends.serving.environment import WRONG, read_or_exit
+from backends.serving.keyfile import KeyFile
+from backends.serving.oserrors import in_words
 from rollout.feed import Feed, FeedUnavailable
 from rollout.snapshot import Heartbeat
 from router.app import App

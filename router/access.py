@@ -8,7 +8,7 @@ is forgotten here is closed. Naming the arm that must answer needs `override` be
 
 from typing import Final
 
-from backends.access import Right
+from backends.serving.access import Right
 
 ARM_HEADER: Final = "x-turnout-arm"
 """On a request: the arm that must answer."""

@@ -7,8 +7,8 @@ from typing import Final
 import orjson
 
 from backends import answer, protocol
-from backends.direct import Answer
 from backends.protocol import Prediction, ProtocolError, Terms
+from backends.serving.direct import Answer
 from router.body import Question
 from router.errors import BodyTooLongError, BusyError, RouterError, UpstreamStatusError
 from router.gateway import Outcome

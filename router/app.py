@@ -22,16 +22,17 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from backends import content, metadata, protocol, telemetry
-from backends.content import KIB, MIB
-from backends.direct import Routes
-from backends.gate import Gate
-from backends.hotpath import HotPath
-from backends.keyfile import KeyFile
+from backends import metadata, protocol
 from backends.protocol import ProtocolError
-from backends.rawroute import RawRoute
+from backends.serving import content, telemetry
+from backends.serving.content import KIB, MIB
+from backends.serving.direct import Routes
+from backends.serving.gate import Gate
+from backends.serving.hotpath import HotPath
+from backends.serving.keyfile import KeyFile
+from backends.serving.rawroute import RawRoute
+from backends.serving.viewer import add_docs
 from backends.statistics import Statistics, Tally, totals
-from backends.viewer import add_docs
 from router import openapi
 from router.access import ARM_HEADER, rights_for
 from router.edge import read_body, reading_out, write_refusal
@@ -64,7 +65,7 @@ class _Api(FastAPI):
 class App:
     """The gateway over HTTP. `app` is the ASGI application, `api` the documented part of it.
 
-    `direct` are the handlers of the short way past it (`backends/direct.py`).
+    `direct` are the handlers of the short way past it (`backends/serving/direct.py`).
 
     `life` are context managers that are entered when it starts and left, in reverse, when it ends.
     """

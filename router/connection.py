@@ -14,8 +14,8 @@ from typing import Final, NamedTuple, cast
 
 import httptools
 
-from backends.content import KIB, MIB
 from backends.protocol import HEADER_LENGTH
+from backends.serving.content import KIB, MIB
 from router.body import Piece
 
 Stream = Callable[[], AsyncIterator[Piece]]

@@ -8,10 +8,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from backends.content import in_words
-from backends.direct import Answer
 from backends.protocol import ProtocolError, write_error
-from backends.sparing import Sparing
+from backends.serving.content import in_words
+from backends.serving.direct import Answer
+from backends.serving.sparing import Sparing
 from router import answers
 from router.errors import BodyTooLongError, ClientLeftError, RouterError
 

@@ -9,7 +9,7 @@ from typing import Any, Final, NoReturn
 
 import orjson
 
-from backends import tracing
+from backends.serving import tracing
 from router.deadlines import Limit
 from router.errors import (
     RefusedError,

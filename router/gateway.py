@@ -25,7 +25,7 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from backends.protocol import Prediction, PrefixOutcome
-from backends.sparing import Sparing
+from backends.serving.sparing import Sparing
 from rollout.snapshot import Cell, Position, Snapshot
 from router.access import ARM_HEADER
 from router.assignment import Decision, Reason, Refusal, TooLong, decide

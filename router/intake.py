@@ -19,10 +19,11 @@ from typing import Final, TypeVar
 
 from starlette.types import Receive
 
-from backends import content, protocol
-from backends.content import KIB, in_words
+from backends import protocol
 from backends.jsonrows import Steps, in_one_go
 from backends.protocol import Floats
+from backends.serving import content
+from backends.serving.content import KIB, in_words
 from router import length
 from router.body import Body, Question
 from router.errors import BodyTooLongError, ClientLeftError

@@ -19,10 +19,10 @@ from typing import Final
 import numpy as np
 
 from backends import protocol
-from backends.content import KIB, is_plain
 from backends.jsonbody import refuse_long
 from backends.jsonrows import Body, Steps, read_rows_stepwise
 from backends.protocol import ProtocolError, Terms
+from backends.serving.content import KIB, is_plain
 
 LENGTH_HEADER: Final = "x-context-length"
 MAX_HEAD: Final = 64 * KIB

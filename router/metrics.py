@@ -5,8 +5,8 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Info
 
-from backends import instruments
-from backends.instruments import Histogram
+from backends.serving import instruments
+from backends.serving.instruments import Histogram
 from router.breaker import Breaker, Circuit
 
 SECONDS: Final = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)

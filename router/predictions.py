@@ -21,10 +21,10 @@ from typing import Any, Final, NamedTuple, TypeVar
 from starlette.types import Receive, Scope, Send
 
 from backends import protocol
-from backends.direct import Answer, Call, Work
-from backends.exchange import EXCHANGE, Exchange
 from backends.protocol import TIMEOUT_HEADER, ProtocolError, read_timeout
-from backends.sparing import Sparing
+from backends.serving.direct import Answer, Call, Work
+from backends.serving.exchange import EXCHANGE, Exchange
+from backends.serving.sparing import Sparing
 from backends.statistics import Statistics
 from router import answers
 from router.access import ARM_HEADER
@@ -182,7 +182,7 @@ class Predictions:
             return answers.of_failure(outcome)
         return answers.of_infer(outcome, prediction, question.terms)
 
-    # --- the short way: `backends/direct.py` ----------------------------------------------------
+    # --- the short way: `backends/serving/direct.py` ----------------------------------------------
 
     def take_predict(self, call: Call) -> Work | None:
         """Predict the next vector of a context, the short way."""

@@ -11,9 +11,9 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from backends.bounds import Limits
-from backends.content import KIB, MIB
-from backends.guarded import GuardedSettings
+from backends.serving.bounds import Limits
+from backends.serving.content import KIB, MIB
+from backends.serving.guarded import GuardedSettings
 from rollout.reach import StoreSettings
 from rollout.snapshot import DEFAULT_TIERS, Arm, Snapshot, Tier, check_tiers
 from router.address import read_address

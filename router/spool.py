@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Final
 
-from backends.content import MIB
+from backends.serving.content import MIB
 from rollout.snapshot import Batch, Cell, Observation, Pending, Sample, Vectors
 
 CELLS_PER_BATCH: Final = 50

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rollout.document import Model
-from rollout.judge import Seen, judge
+from rollout.judging.judge import Seen, judge
 from rollout.machine import AuditEntry, Record, State, Visit
 from rollout.plan import DEFAULT_PLAN, Stage
-from rollout.report import ReportInput
+from rollout.reporting.document import Model
+from rollout.reporting.report import ReportInput
 from rollout.snapshot import DEFAULT_TIERS, HITS, KEPT_SAMPLES, Counter, Role, Sample, stratum
 from rollout.tally import is_label, read, tally
 from rollout.trace import Point, point

@@ -1,7 +1,7 @@
 """The plot of a simulation: who is wrong, who is right how often, and after how many requests.
 
-Drawn as the report's charts are (rollout.drawing): every figure also stands in the table and in the
-JSON. A party has one colour and one mark everywhere; bars are one standard error.
+Drawn as the report's charts are: every figure also stands in the table and in the JSON. A party has
+one colour and one mark everywhere; bars are one standard error.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from rollout.drawing import FAINT, INK, MUTED, canvas, log_ticks
+from rollout.reporting.drawing import FAINT, INK, MUTED, canvas, log_ticks
 from rollout.simulate.replicate import WE, Party
 from rollout.simulate.summary import PARTIES, Row, Share, Summary
 

@@ -13,8 +13,8 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.ui import WebDriverWait
 
-from rollout.page import Figures
-from rollout.report import build, render_html
+from rollout.reporting.page import Figures
+from rollout.reporting.report import build, render_html
 
 pytestmark = pytest.mark.browser
 

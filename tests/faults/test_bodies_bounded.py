@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hostile import Gateway, answer, connected, gateway, model_server, post, prediction
 
-from backends.content import MIB
+from backends.serving.content import MIB
 
 pytestmark = pytest.mark.faults
 

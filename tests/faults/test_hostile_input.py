@@ -14,7 +14,7 @@ import httpx2
 import pytest
 from hostile import Gateway, answer, connected, gateway, model_server
 
-from backends.access import Key, Right, digest_of, new_key
+from backends.serving.access import Key, Right, digest_of, new_key
 
 pytestmark = pytest.mark.faults
 

@@ -25,7 +25,6 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from backends import bounds, wire
 from backends.answer import write_answer
 from backends.idruns import IdRuns
 from backends.metadata import model_metadata
@@ -39,6 +38,7 @@ from backends.protocol import (
     read_lookup,
     version_of,
 )
+from backends.serving import bounds, wire
 from rollout.keys import Keys
 from rollout.snapshot import DEFAULT_TIERS, Live, Snapshot, Tier
 from router.__main__ import Service

@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from typer.testing import CliRunner, Result
 
-from backends.access import Key, Right, digest_of, new_key
+from backends.serving.access import Key, Right, digest_of, new_key
 from deploy.cli import app
 from rollout.snapshot import DEFAULT_TIERS
 from router.client import (

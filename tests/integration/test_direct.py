@@ -12,9 +12,9 @@ from gateway_rig import StubBackend, body, context, gateway, running, until
 from prometheus_client import CollectorRegistry
 from starlette.types import Receive, Scope, Send
 
-from backends.bounds import Guard, Limits
-from backends.direct import Answer, Call, Work
 from backends.protocol import Request, write_request
+from backends.serving.bounds import Guard, Limits
+from backends.serving.direct import Answer, Call, Work
 
 
 class Server:

@@ -31,22 +31,22 @@ from surfaces import (
 )
 from typer.testing import CliRunner
 
-from rollout import charts
 from rollout.api import Api
-from rollout.cli import app
-from rollout.document import Ratio, StageReport, Whose
 from rollout.explanation import Explanation
 from rollout.metrics import Metrics
-from rollout.options import Asking
 from rollout.orders import Status
-from rollout.page import Figures
 from rollout.plan import DEFAULT_PLAN
-from rollout.report import Report
+from rollout.reporting import charts
+from rollout.reporting.document import Ratio, StageReport, Whose
+from rollout.reporting.page import Figures
+from rollout.reporting.report import Report
+from rollout.reporting.stagereport import pair_difference
 from rollout.snapshot import Counter
-from rollout.stagereport import pair_difference
 from rollout.tally import percent
+from rollout.terminal.cli import app
+from rollout.terminal.options import Asking
+from rollout.terminal.watch import line, watch
 from rollout.verdict import Check, Verdict
-from rollout.watch import line, watch
 from rollout.wording import write
 
 WEEK: Final = 7 * 86_400.0

@@ -14,7 +14,7 @@ from fastapi.routing import APIRoute
 from gateway_rig import PATIENCE_S, Rig, body, gateway
 from starlette.routing import Mount, Route
 
-from backends.access import Key, Right, digest_of, new_key
+from backends.serving.access import Key, Right, digest_of, new_key
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -7,8 +7,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from rollout.document import Model
 from rollout.models import identities
+from rollout.reporting.document import Model
 
 FACTS = {"arm": "phase1", "checkpoint": "c" * 64, "bank": "b" * 64, "trained": False}
 

@@ -15,8 +15,8 @@ from fastapi.routing import APIRoute
 from prometheus_client import CollectorRegistry
 from starlette.routing import Mount, Route
 
-from backends.access import Key, Right, digest_of, new_key
-from backends.keyfile import KeyFile
+from backends.serving.access import Key, Right, digest_of, new_key
+from backends.serving.keyfile import KeyFile
 from rollout.api import Api
 from rollout.controller import Controller
 from rollout.metrics import Metrics

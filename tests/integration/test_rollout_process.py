@@ -15,11 +15,11 @@ import httpx2
 import pytest
 from typer.testing import CliRunner
 
-from rollout.cli import app
 from rollout.feed import Feed
 from rollout.plan import DEFAULT_PLAN
 from rollout.planfile import write_plan
 from rollout.snapshot import Batch, Cell, Counter
+from rollout.terminal.cli import app
 
 RUNNER = CliRunner()
 START = ("start", "-", "--reason", "a test")

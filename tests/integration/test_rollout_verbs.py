@@ -20,14 +20,14 @@ from pydantic import TypeAdapter
 from redis import Redis
 from typer.testing import CliRunner
 
-from backends.access import Key, Right, digest_of, new_key
-from rollout.cli import app
+from backends.serving.access import Key, Right, digest_of, new_key
 from rollout.explanation import Explanation
 from rollout.feed import Feed
 from rollout.keys import Keys
 from rollout.plan import DEFAULT_PLAN, Plan
 from rollout.planfile import write_plan
 from rollout.snapshot import Batch, Cell, Counter, Heartbeat, Position, Tier
+from rollout.terminal.cli import app
 
 RUNNER = CliRunner()
 TURNOUT = Path(sys.executable).with_name("turnout")
@@ -302,7 +302,7 @@ def test_with_json_every_failure_is_an_object_with_error_and_errors(
 def test_whoever_cannot_stop_it_here_is_told_soon_what_stops_it_at_the_gateways(
     verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rollout.cli.STOP_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("rollout.terminal.cli.STOP_TIMEOUT_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as mute:  # connects, and never answers
         hung = RUNNER.invoke(app, [verb, "--url", f"http://127.0.0.1:{mute.getsockname()[1]}"])
     gone = RUNNER.invoke(app, [verb, "--url", "http://127.0.0.1:1"])

@@ -22,7 +22,7 @@ from module_process import DEADLINE_S, ModuleProcess, started
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from backends.tracing import Complaints, endpoint_of
+from backends.serving.tracing import Complaints, endpoint_of
 
 FAR = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
 VECTORS = np.random.default_rng(1).standard_normal((100, 768)).astype(np.float32)

@@ -11,8 +11,8 @@ from gateway_rig import running, until
 from prometheus_client import CollectorRegistry
 from starlette.types import Receive, Scope, Send
 
-from backends import wire
-from backends.bounds import Guard, Limits
+from backends.serving import wire
+from backends.serving.bounds import Guard, Limits
 
 LIMITS = Limits(
     head_s=10, body_s=20, idle_s=5, answer_s=20, head_bytes=8192, held_bytes=1 << 20, connections=50

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
 import router.__main__ as gateway
-from backends import process
+from backends.serving import process
 
 TICK_S: Final = 0.001
 

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends import access
-from backends.access import Key, KeyFileError, KeyRing, Refusal, Right, authorize, read_keys
-from backends.keyfile import KeyFile
+from backends.serving import access
+from backends.serving.access import Key, KeyFileError, KeyRing, Refusal, Right, authorize, read_keys
+from backends.serving.keyfile import KeyFile
 
 SECRET = access.new_key(bytes(32))
 OTHER = access.new_key(bytes(31) + b"\x01")

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends.content import MIB, STEP, check_encoding, inflate, is_plain
 from backends.jsonbody import ProtocolError
+from backends.serving.content import MIB, STEP, check_encoding, inflate, is_plain
 
 PACK: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "deflate": zlib.compress}
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from backends.eager import Eager
+from backends.serving.eager import Eager
 
 Ended = tuple[Any, BaseException | None]
 WORD = contextvars.ContextVar("word", default="none")

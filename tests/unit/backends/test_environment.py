@@ -2,7 +2,7 @@
 
 import pytest
 
-from backends.environment import Fault, SettingsFaultError, misspelt, read_settings
+from backends.serving.environment import Fault, SettingsFaultError, misspelt, read_settings
 from backends.settings import Settings as BackendSettings
 from rollout.settings import Settings as RolloutSettings
 from router.settings import Settings as RouterSettings

@@ -9,7 +9,7 @@ import pytest
 ROUNDS = 50
 PROGRAM = f"""
 import resource
-from backends.heap import keep_freed_memory
+from backends.serving.heap import keep_freed_memory
 if {{keeps}}:
     assert keep_freed_memory()
 SIZES = [256_000] * 6

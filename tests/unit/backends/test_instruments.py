@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 
-from backends.instruments import Counter, Histogram
+from backends.serving.instruments import Counter, Histogram
 
 BUCKETS = (0.001, 0.25, 1.0, 30.0)
 

@@ -3,7 +3,7 @@ import logging
 import pytest
 import structlog
 
-from backends.sparing import Sparing
+from backends.serving.sparing import Sparing
 
 
 class Clock:

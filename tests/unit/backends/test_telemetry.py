@@ -14,13 +14,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from backends.telemetry import RequestTelemetry, is_sane_id, metrics_endpoint, new_registry
+from backends.serving.telemetry import RequestTelemetry, is_sane_id, metrics_endpoint, new_registry
 
 
 def log_of(program: str) -> list[dict[str, Any]]:
     """Run a program that has called configure_logging; return its log, and hold it to stdout."""
     source = (
-        "from backends.telemetry import configure_logging, log\n"
+        "from backends.serving.telemetry import configure_logging, log\n"
         "configure_logging('demo', 'info')\n" + textwrap.dedent(program)
     )
     run = subprocess.run(

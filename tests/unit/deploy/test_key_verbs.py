@@ -4,7 +4,7 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from backends.access import Right, read_keys
+from backends.serving.access import Right, read_keys
 from deploy.cli import app
 
 run = CliRunner()

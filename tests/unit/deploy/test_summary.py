@@ -6,9 +6,9 @@ from example_rollout import example
 from rich.console import Console
 
 from deploy.summary import NOTHING, decimal, hits, percent, quantiles, stage_table
-from rollout.document import Rate
 from rollout.latencies import Quantiles
-from rollout.report import Report, build
+from rollout.reporting.document import Rate
+from rollout.reporting.report import Report, build
 
 
 def shown(report: Report) -> dict[str, list[str]]:

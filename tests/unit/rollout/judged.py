@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from rollout.judge import Judgement, Seen, judge
+from rollout.judging.judge import Judgement, Seen, judge
 from rollout.plan import DEFAULT_PLAN, Plan, Stage
 from rollout.snapshot import Counter
 from rollout.tally import Counts, read

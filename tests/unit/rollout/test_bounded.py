@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rollout.bounded import growth_above, ln_e_mean_above, ln_e_mean_below, mean_interval
+from rollout.judging.bounded import growth_above, ln_e_mean_above, ln_e_mean_below, mean_interval
 
 TERNARY = (1.0, -1.0, 0.0)
 COUNTS = st.tuples(*[st.integers(0, 500)] * 3)

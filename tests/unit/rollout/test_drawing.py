@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rollout.drawing import log_ticks
+from rollout.reporting.drawing import log_ticks
 
 
 @given(st.floats(-6, 9), st.floats(0.02, 12))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import integrate
 
-from rollout.evidence import ln_betainc, ln_e_minus, ln_e_plus, ln_e_ratio
+from rollout.judging.evidence import ln_betainc, ln_e_minus, ln_e_plus, ln_e_ratio
 
 COUNTS = st.integers(0, 2000)
 THRESHOLDS = st.floats(0.001, 0.999)

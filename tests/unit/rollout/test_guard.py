@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from judged import AB25, AB50, SHADOW, World, healthy, look
 
-from rollout.guard import entries
+from rollout.judging.guard import entries
 from rollout.plan import DEFAULT_PLAN, Plan
 from rollout.stakes import rows
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from judged import AB25, AB50, AB100, SHADOW, World, healthy, kinds, look
 
-from rollout.forms import relative
-from rollout.judge import KEPT_TRIALS, Check, Seen, Verdict, combine, unreadable
+from rollout.judging.forms import relative
+from rollout.judging.judge import KEPT_TRIALS, Check, Seen, Verdict, combine, unreadable
 from rollout.plan import DEFAULT_PLAN, Stage
 from rollout.snapshot import Counter, latency_bin
 from rollout.tally import Counts, read

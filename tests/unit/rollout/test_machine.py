@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rollout.diagram import markdown, mermaid
-from rollout.judge import Check, Verdict, combine
+from rollout.judging.judge import Check, Verdict, combine
 from rollout.machine import (
     EVENTS_OF,
     LIVE,

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rollout.bounded import mean_interval
-from rollout.nearness import nearness
+from rollout.judging.bounded import mean_interval
+from rollout.judging.nearness import nearness
 from rollout.snapshot import Counter, difference_bin
 from rollout.tally import read
 

@@ -14,12 +14,12 @@ import pytest
 from example_rollout import START, example
 from judged import healthy, look
 
-from rollout import charts
-from rollout.document import Model
-from rollout.narrative import UNIDENTIFIED, UNTRAINED
-from rollout.page import Figures
 from rollout.plan import DEFAULT_PLAN
-from rollout.report import (
+from rollout.reporting import charts
+from rollout.reporting.document import Model
+from rollout.reporting.narrative import UNIDENTIFIED, UNTRAINED
+from rollout.reporting.page import Figures
+from rollout.reporting.report import (
     Report,
     ReportInput,
     build,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from backends.access import Right
+from backends.serving.access import Right
 from rollout.roles import RIGHTS, right_for
 
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rollout.evidence import ln_e_plus
-from rollout.sequences import best_rho, needed, share_growth, share_interval
+from rollout.judging.evidence import ln_e_plus
+from rollout.judging.sequences import best_rho, needed, share_growth, share_interval
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@
 import pytest
 from simulate_samples import short_plan
 
-from rollout.judge import judge
-from rollout.readings import Seen
+from rollout.judging.judge import judge
+from rollout.judging.readings import Seen
 from rollout.shown import Reader
 from rollout.store.port import Observations
 from rollout.tally import CountsError

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from judged import AB50, SHADOW, healthy, kinds, look
 
-from rollout.guard import entries
+from rollout.judging.guard import entries
 from rollout.machine import begin, live, step
 from rollout.plan import DEFAULT_PLAN, Plan
 from rollout.planfile import PlanError, parse_plan, write_plan

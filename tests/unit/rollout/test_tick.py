@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rollout.freeze import Freeze
-from rollout.judge import Judgement, Kind, Verdict
+from rollout.judging.judge import Judgement, Kind, Verdict
 from rollout.machine import Detail, Event, Record, begin, step
 from rollout.plan import DEFAULT_PLAN, Plan
 from rollout.snapshot import DEFAULT_TIERS

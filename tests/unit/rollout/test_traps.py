@@ -9,12 +9,12 @@ import pytest
 from judged import AB25, AB50, World, look
 from scipy import special
 
-from rollout.bounded import ln_e_mean_above
-from rollout.evidence import ln_e_plus
-from rollout.guard import guard
+from rollout.judging.bounded import ln_e_mean_above
+from rollout.judging.evidence import ln_e_plus
+from rollout.judging.guard import guard
+from rollout.judging.readings import Seen
+from rollout.judging.trials import Trial
 from rollout.plan import DEFAULT_PLAN, Plan, Stage
-from rollout.readings import Seen
-from rollout.trials import Trial
 
 BREACH = math.log(100)
 

@@ -6,9 +6,9 @@ import pytest
 from judged import AB50, healthy, look
 from rich.console import Console, RenderableType
 
-from rollout.tables import gate_view
+from rollout.terminal.tables import gate_view
+from rollout.terminal.views import checks_view
 from rollout.verdict import Verdict
-from rollout.views import checks_view
 
 
 def printed(view: RenderableType, width: int) -> str:

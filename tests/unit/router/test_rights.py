@@ -1,6 +1,6 @@
 import pytest
 
-from backends.access import Right, is_plain
+from backends.serving.access import Right, is_plain
 from router.access import rights_for
 
 
