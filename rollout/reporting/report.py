@@ -2,8 +2,8 @@
 
 `build` turns a rollout's record, its integer counts, its samples, its trace and its audit trail
 into a `Report` (`document`), which is the JSON form. `render_html` writes the same document as one
-self-contained page (`page`, `charts`), `render_markdown` as text for a pull request (`markdown`). No
-figure is computed after `build`.
+self-contained page (`page`, `charts`), `render_markdown` as text for a pull request (`markdown`).
+No figure is computed after `build`.
 
 The report describes. What decided is in it as it was decided: verdicts with the evidence of each
 check, from the same values that `explain` and the audit use.
