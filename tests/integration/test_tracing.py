@@ -211,7 +211,7 @@ def run(program: str, **environment: str) -> list[dict[str, Any]]:
 def test_off_a_model_server_loads_nothing_of_the_sdk_and_a_gateway_no_exporter() -> None:
     model, edge = run(
         "import sys, backends.__main__\n"
-        "from backends import telemetry, tracing\n"
+        "from backends.serving import telemetry, tracing\n"
         "telemetry.configure_logging('demo')\n"
         "tracing.start('demo')\n"
         "telemetry.log.info('model server', loaded=list(sys.modules))\n"
@@ -230,7 +230,7 @@ def test_a_log_line_of_a_request_carries_its_trace() -> None:
     lines = run(
         "from starlette.applications import Starlette\n"
         "from starlette.testclient import TestClient\n"
-        "from backends import telemetry, tracing\n"
+        "from backends.serving import telemetry, tracing\n"
         "telemetry.configure_logging('demo')\n"
         "tracing.start('demo')\n"
         "def broken(_): raise ValueError('on purpose')\n"
@@ -248,7 +248,7 @@ def test_a_log_line_of_a_request_carries_its_trace() -> None:
 
 def test_a_wrong_endpoint_ends_the_process_with_one_sentence() -> None:
     (line,) = run(
-        "from backends import telemetry, tracing\n"
+        "from backends.serving import telemetry, tracing\n"
         "telemetry.configure_logging('demo')\n"
         "try: tracing.start('demo')\n"
         "except SystemExit as end: assert end.code == 1\n",
