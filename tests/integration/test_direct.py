@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from starlette.types import Receive, Scope, Send
 
 from backends.protocol import Request, write_request
+from backends.serving import direct
 from backends.serving.bounds import Guard, Limits
 from backends.serving.direct import Answer, Call, Work
 
@@ -138,6 +139,13 @@ async def test_what_is_not_plain_or_is_left_reaches_the_application_whole(
     assert len(whole) in {5, 300_000}
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a moment be long: on a busy machine 20 ms pass between two pieces."""
+    monkeypatch.setattr(direct, "MOMENT_S", 5.0)
+
+
+@pytest.mark.usefixtures("patient")
 async def test_a_body_in_pieces_is_waited_for_a_moment(server: Server) -> None:
     head, content = post(b"hello")[:-5], b"hello"
     assert b"x-way: short" in await server.ask(head, content[:2], content[2:])
@@ -211,6 +219,7 @@ def roomy(server: Server) -> Server:
     return server
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("ends", [(0,), (1,), (300_000,), (5, 600_000), (len(LONG) - 1,)])
 async def test_a_long_body_is_read_to_where_it_stays_and_the_next_request_after_it(
     roomy: Server, ends: tuple[int, ...]
