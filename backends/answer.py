@@ -268,14 +268,14 @@ def write_answer(
     return framed(head, [arrays[name].tobytes() for name in names if name in binary])
 
 
-def may_hand_on(prediction: Prediction, request: Request | Terms) -> bool:
-    """Whether the tensors of an answer can go on as they came, behind `head_of_all`."""
-    return (
-        prediction.tensors is not None
-        and request.id is None
+def handed_on(prediction: Prediction, request: Request | Terms) -> memoryview | None:
+    """Give an answer's tensors if they can go on as they came, behind `head_of_all`."""
+    plain = (
+        request.id is None
         and len(request.binary_outputs) == len(OUTPUTS)
         and request.outputs == OUTPUTS
     )
+    return prediction.tensors if plain else None
 
 
 def head_of_all(

@@ -18,7 +18,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 import numpy as np
 import orjson
@@ -116,8 +116,8 @@ PrefixOutcome = Literal["hit", "miss", "slid", "off"]
 the context is longer than the arm reads, so that its window begins at another vector each time; or
 none are kept."""
 PREFIX_OUTCOMES: Final[Mapping[str, PrefixOutcome]] = {
-    "hit": "hit", "miss": "miss", "slid": "slid", "off": "off",
-}  # fmt: skip
+    outcome: outcome for outcome in get_args(PrefixOutcome)
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,9 @@ from collections import Counter as Multiset
 from collections.abc import Mapping
 from typing import Final
 
+from backends.protocol import PREFIX_OUTCOMES
 from rollout.snapshot import Frozen, latency_of
 
-PREFIX_OUTCOMES: Final = ("hit", "miss", "slid", "off")
-"""What known prefixes can do for a request, as model servers tell it."""
 BY_PREFIX: Final = re.compile(
     rf"prefix\.({'|'.join(PREFIX_OUTCOMES)})\.((?:pair\.)?latency\.(?:incumbent|candidate))\.([0-9]+)"
 )

@@ -21,10 +21,10 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
 
+from backends.protocol import PREFIX_OUTCOMES
 from rollout.errors import RolloutError
 from rollout.latencies import (
     BY_PREFIX,
-    PREFIX_OUTCOMES,
     ByPrefix,
     Quantiles,
     quantile,

@@ -20,7 +20,8 @@ _JSON: Final = b"content-type: application/json\r\n"
 
 def of_infer(outcome: Outcome, prediction: Prediction, terms: Terms) -> Answer:
     """Answer in the Open Inference Protocol v2, in the form that `terms` ask for."""
-    if answer.may_hand_on(prediction, terms) and prediction.tensors is not None:
+    tensors = answer.handed_on(prediction, terms)
+    if tensors is not None:
         decision = outcome.decision
         facts = prediction.length, prediction.window, prediction.checkpoint, prediction.bank
         lines, head = _known_infer(
@@ -32,7 +33,7 @@ def of_infer(outcome: Outcome, prediction: Prediction, terms: Terms) -> Answer:
             prediction.ids.size,
             facts,
         )
-        return Answer(OK, lines, b"".join((head, prediction.tensors)))
+        return Answer(OK, lines, b"".join((head, tensors)))
     message = answer.write_answer(prediction, terms, extra={"arm": outcome.arm})
     return Answer(OK, routing(outcome) + _known_lines(tuple(message.headers.items())), message.body)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from backend_samples import context, infer_json
 
-from backends.answer import head_of_all, may_hand_on, read_answer, write_answer
+from backends.answer import handed_on, head_of_all, read_answer, write_answer
 from backends.protocol import (
     HEADER_LENGTH,
     OUTPUTS,
@@ -414,11 +414,12 @@ def test_an_answer_that_is_handed_on_is_written_as_if_it_were_new(
     came = write_answer(prediction(), Request(VECTORS, outputs=order, binary_outputs=binary))
     found = read_answer(came.body, came.headers.get(HEADER_LENGTH))
     asked = Request(VECTORS, outputs=wanted, binary_outputs=binary, id=id_)
-    assert may_hand_on(found, asked) == (order == wanted == OUTPUTS and id_ is None)
-    if may_hand_on(found, asked) and found.tensors is not None:
+    tensors = handed_on(found, asked)
+    assert (tensors is not None) == (order == wanted == OUTPUTS and id_ is None)
+    if tensors is not None:
         facts = (found.length, found.window, found.checkpoint, found.bank)
-        handed_on = head_of_all(found.ids.size, facts, {"arm": "phase1"}) + found.tensors
-        assert handed_on == write_answer(prediction(), asked, extra={"arm": "phase1"}).body
+        whole = head_of_all(found.ids.size, facts, {"arm": "phase1"}) + tensors
+        assert whole == write_answer(prediction(), asked, extra={"arm": "phase1"}).body
 
 
 def test_an_answer_in_json_has_no_header_length_and_one_in_binary_has_no_floats_in_its_json() -> (
