@@ -188,104 +188,24 @@ class Events:
         return _percent(share_interval(counts[0], events, self.t_opt, ALPHA_SHOWN))
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """The mean of D in {1, -1, 0} over pairs against -margin. Counts: (better, worse, alike)."""
+class _Scored:
+    """Bets on the mean of a score of few values against -margin: P2, either way."""
 
+    __slots__ = ()
     margin: float
     above: bool
-    names: tuple[str, str, str]
+    names: tuple[str, ...]
     what: str
-    per: Per = "pairs"
-    told: Unit = "points"
 
     @property
-    def rule(self) -> str:
-        side = "at least" if self.above else "at most"
-        return (
-            f"P2 on pairs: H0 says that the candidate is {side} {100 * self.margin:.4g} points "
-            f"worse in {self.what}"
-        )
+    def values(self) -> tuple[float, ...]:
+        """The score that each of the counts stands for."""
+        raise NotImplementedError
 
     @property
     def goal(self) -> str:
-        return _points(self.margin, self.what, within=self.above)
-
-    @property
-    def opposite(self) -> "Difference":
-        return replace(self, above=not self.above)
-
-    def ln_e(self, counts: tuple[int, ...]) -> float:
-        values, ordered = self._ordered(counts)
-        return bounded.ln_e_mean_above(values, ordered, self._border, -1.0)
-
-    def size(self, counts: tuple[int, ...]) -> int:
-        return sum(counts)
-
-    def growth(self, counts: tuple[int, ...]) -> float:
-        values, ordered = self._ordered(counts)
-        return bounded.growth_above(values, ordered, self._border, -1.0)
-
-    def estimate(self, counts: tuple[int, ...]) -> float | None:
-        n = sum(counts)
-        return 100 * (counts[0] - counts[1]) / n if n else None
-
-    def said(self, counts: tuple[int, ...]) -> str:
-        return _said(self.names, counts)
-
-    def interval(self, counts: tuple[int, ...]) -> Interval | None:
-        if not sum(counts):
-            return None
-        values = (1.0, -1.0, 0.0)
-        return _percent(bounded.mean_interval(values, counts, -1.0, 1.0, ALPHA_SHOWN))
-
-    @property
-    def _border(self) -> float:
-        return -self.margin if self.above else self.margin
-
-    def _ordered(self, counts: tuple[int, ...]) -> tuple[tuple[float, ...], tuple[int, ...]]:
-        sign = 1.0 if self.above else -1.0
-        return (sign, -sign, 0.0), counts
-
-
-@dataclass(frozen=True, slots=True)
-class SplitDifference:
-    """The difference of two arms' shares against -margin, from an A/B split.
-
-    Counts: (candidate yes, candidate no, incumbent yes, incumbent no). The score is
-    (Y - m)(A/pi - (1-A)/(1-pi)) with the centre m fixed beforehand; its mean is the difference.
-    """
-
-    pi: float
-    centre: float
-    margin: float
-    above: bool
-    names: tuple[str, str, str, str]
-    what: str
-    per: Per = "labelled requests"
-    told: Unit = "points"
-
-    @property
-    def rule(self) -> str:
-        side = "at least" if self.above else "at most"
-        return (
-            f"P2 on the split ({100 * self.pi:g} %, centred at {self.centre:g}): H0 says that the "
-            f"candidate is {side} {100 * self.margin:.4g} points worse in {self.what}"
-        )
-
-    @property
-    def goal(self) -> str:
-        return _points(self.margin, self.what, within=self.above)
-
-    @property
-    def values(self) -> tuple[float, float, float, float]:
-        """The score in each of the four cells."""
-        yes, no = 1 - self.centre, -self.centre
-        return yes / self.pi, no / self.pi, -yes / (1 - self.pi), -no / (1 - self.pi)
-
-    @property
-    def opposite(self) -> "SplitDifference":
-        return replace(self, above=not self.above)
+        side = "less" if self.above else "more"
+        return f"{side} than {100 * self.margin:.4g} points worse in {self.what}"
 
     def ln_e(self, counts: tuple[int, ...]) -> float:
         return bounded.ln_e_mean_above(self._signed, counts, self._border, min(self._signed))
@@ -295,10 +215,6 @@ class SplitDifference:
 
     def growth(self, counts: tuple[int, ...]) -> float:
         return bounded.growth_above(self._signed, counts, self._border, min(self._signed))
-
-    def estimate(self, counts: tuple[int, ...]) -> float | None:
-        arms = counts[0] + counts[1], counts[2] + counts[3]
-        return 100 * (counts[0] / arms[0] - counts[2] / arms[1]) if all(arms) else None
 
     def said(self, counts: tuple[int, ...]) -> str:
         return _said(self.names, counts)
@@ -319,6 +235,81 @@ class SplitDifference:
     def _signed(self) -> tuple[float, ...]:
         values = self.values
         return values if self.above else tuple(-value for value in values)
+
+    @property
+    def _side(self) -> str:
+        return "at least" if self.above else "at most"
+
+
+@dataclass(frozen=True, slots=True)
+class Difference(_Scored):
+    """The mean of D in {1, -1, 0} over pairs against -margin. Counts: (better, worse, alike)."""
+
+    margin: float
+    above: bool
+    names: tuple[str, str, str]
+    what: str
+    per: Per = "pairs"
+    told: Unit = "points"
+
+    @property
+    def rule(self) -> str:
+        return (
+            f"P2 on pairs: H0 says that the candidate is {self._side} {100 * self.margin:.4g} "
+            f"points worse in {self.what}"
+        )
+
+    @property
+    def values(self) -> tuple[float, float, float]:
+        """D."""
+        return 1.0, -1.0, 0.0
+
+    @property
+    def opposite(self) -> "Difference":
+        return replace(self, above=not self.above)
+
+    def estimate(self, counts: tuple[int, ...]) -> float | None:
+        n = sum(counts)
+        return 100 * (counts[0] - counts[1]) / n if n else None
+
+
+@dataclass(frozen=True, slots=True)
+class SplitDifference(_Scored):
+    """The difference of two arms' shares against -margin, from an A/B split.
+
+    Counts: (candidate yes, candidate no, incumbent yes, incumbent no). The score is
+    (Y - m)(A/pi - (1-A)/(1-pi)) with the centre m fixed beforehand; its mean is the difference.
+    """
+
+    pi: float
+    centre: float
+    margin: float
+    above: bool
+    names: tuple[str, str, str, str]
+    what: str
+    per: Per = "labelled requests"
+    told: Unit = "points"
+
+    @property
+    def rule(self) -> str:
+        return (
+            f"P2 on the split ({100 * self.pi:g} %, centred at {self.centre:g}): H0 says that the "
+            f"candidate is {self._side} {100 * self.margin:.4g} points worse in {self.what}"
+        )
+
+    @property
+    def values(self) -> tuple[float, float, float, float]:
+        """The score in each of the four cells."""
+        yes, no = 1 - self.centre, -self.centre
+        return yes / self.pi, no / self.pi, -yes / (1 - self.pi), -no / (1 - self.pi)
+
+    @property
+    def opposite(self) -> "SplitDifference":
+        return replace(self, above=not self.above)
+
+    def estimate(self, counts: tuple[int, ...]) -> float | None:
+        arms = counts[0] + counts[1], counts[2] + counts[3]
+        return 100 * (counts[0] / arms[0] - counts[2] / arms[1]) if all(arms) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -398,10 +389,6 @@ def _said(names: tuple[str, ...], counts: tuple[int, ...]) -> str:
     """Write counts by their names: `25 candidate failed, 475 candidate fine`."""
     pairs = zip(counts, names, strict=True)
     return ", ".join(f"{count} {name.replace('_', ' ')}" for count, name in pairs)
-
-
-def _points(margin: float, what: str, *, within: bool) -> str:
-    return f"{'less' if within else 'more'} than {100 * margin:.4g} points worse in {what}"
 
 
 def _percent(interval: Interval) -> Interval:
