@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-package torch \
 	--quiet --custom-compile-command "make lock" --upgrade
 
-.PHONY: help demo test test-browser test-faults test-clients check bench-backends \
+.PHONY: help demo test test-e2e test-browser test-faults test-clients check bench-backends \
 	bench-rival-env bench-gateway bench-gateway-env bench-clients bench-judge bench-judge-quick \
 	lock clean
 
@@ -28,8 +28,15 @@ help: ## list the targets
 demo: $(VENV)/.run ## walk a rollout from 5 % shadow to 100 %, and write demo-report/
 	$(BIN)/turnout demo
 
-test: $(VENV)/.test ## the suite to run at every change: unit, integration, end to end
-	$(BIN)/python -m pytest -m "not browser" -n auto --dist loadfile --no-loadscope-reorder
+# Tests wait for sockets and timers: one worker more than there are cores.
+WORKERS ?= $(shell expr $$(nproc) + 1)
+PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+test: $(VENV)/.test ## the suite to run at every change: unit and integration
+	$(BIN)/python -m pytest tests/integration tests/unit $(PARALLEL)
+
+test-e2e: $(VENV)/.test ## whole processes, as a user starts and stops them
+	$(BIN)/python -m pytest tests/e2e -m "not browser" $(PARALLEL)
 
 test-browser: $(VENV)/.test ## the report in headless Chromium (Debian: chromium, chromium-driver)
 	$(BIN)/python -m pytest -m browser
