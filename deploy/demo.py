@@ -25,6 +25,7 @@ from deploy.chains import load_chains
 from deploy.children import Child
 from deploy.replay import TIMEOUT_S, Outcome, Query, queries, replay
 from deploy.summary import stage_table
+from rollout.orders import RolloutStatus
 from rollout.plan import DEFAULT_PLAN, Plan
 from rollout.reporting.report import Report, render_html, render_markdown
 
@@ -152,11 +153,12 @@ class Demo:
         answer = await self.controller.get("/v1/rollouts/current")
         if not answer.is_success:
             return ""
-        rollout = answer.json()["rollout"]
-        if rollout["state"] not in BY_ITSELF:
+        rollout = RolloutStatus.model_validate(answer.json()["rollout"])
+        if rollout.state not in BY_ITSELF:
             return ""
-        verdict = rollout["verdicts"].get(rollout["stage"]) or {"reason": "no verdict is kept"}
-        return f"{rollout['state']} in the stage {rollout['stage']}: {verdict['reason']}"
+        verdict = rollout.fired or rollout.verdicts.get(rollout.stage)
+        why = verdict.reason if verdict else "no verdict is kept"
+        return f"{rollout.state} in the stage {rollout.stage}: {why}"
 
     async def confirm_hybrid(self) -> dict[str, str]:
         """Ask with a short and with a long context after the rollout, and say who answered."""

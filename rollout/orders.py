@@ -95,6 +95,9 @@ class RolloutStatus(Frozen):
     commands: tuple[Command | Literal["retry"], ...]
     """What a person may ask for now."""
     verdicts: dict[str, Verdict]
+    """What the gate of each stage said when the stage was left."""
+    guard: Verdict | None
+    """What the rollback guard said when the rollout ended; None where nobody asked."""
     evidence_epoch: int
     attempt: int
     retry_of: str | None
@@ -103,6 +106,11 @@ class RolloutStatus(Frozen):
     identities: dict[Arm, tuple[str, ...]]
     visits: tuple[Visit, ...]
     """Every stage that was entered, and when, in order."""
+
+    @property
+    def fired(self) -> Verdict | None:
+        """What the guard said, if it ended the rollout."""
+        return self.guard if self.guard and self.guard.kind == "FAIL" else None
 
 
 class Summary(Frozen):
@@ -175,6 +183,7 @@ def describe(record: Record) -> RolloutStatus:
         ended_at=record.ended_at,
         commands=(*commands(record), *(("retry",) if retriable(record) else ())),
         verdicts=record.verdicts,
+        guard=record.guard,
         evidence_epoch=record.evidence_epoch,
         attempt=record.attempt,
         retry_of=record.retry_of,

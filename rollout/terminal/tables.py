@@ -37,7 +37,10 @@ def status_view(status: Status) -> RenderableType:
     if status.rollout is None:
         parts.append(Text("no rollout yet: `turnout rollout start` begins one"))
         return Group(*parts)
-    parts += [Text(_headline(status.rollout)), _stages(status.rollout, status.now)]
+    parts.append(Text(_headline(status.rollout)))
+    if status.rollout.fired:
+        parts.append(Text(f"rolled back by the guard: {status.rollout.fired.reason}", "red"))
+    parts.append(_stages(status.rollout, status.now))
     if status.tally:
         parts.append(_arms(status.rollout, status.tally))
     if status.verdict:
@@ -108,6 +111,8 @@ def _stages(rollout: RolloutStatus, now: float) -> Table:
         if number == rollout.stage_number and rollout.ended_at is None:
             spent = span(max(0.0, now - rollout.entered_at))
             state = Text(f"for {spent} of at least {duration(stage.min_duration_s)}", "bold")
+        elif number == rollout.stage_number and rollout.fired:
+            state = Text("rolled back by the guard", "red")
         elif verdict := rollout.verdicts.get(stage.name):
             state = Text(f"left on {verdict.kind}", COLOURS[verdict.kind])
         elif number == rollout.stage_number:

@@ -10,7 +10,7 @@ from rich.text import Text
 from rollout.explanation import Explanation, Missing, Outlook, Traffic
 from rollout.forecast import UNKNOWN, Forecast
 from rollout.judging.nearness import Nearness
-from rollout.machine import AuditEntry, State, Visit
+from rollout.machine import AuditEntry, State
 from rollout.orders import RolloutStatus, Summary
 from rollout.stakes import rows
 from rollout.terminal.tables import COLOURS, kind_of
@@ -54,6 +54,8 @@ def show_view(rollout: RolloutStatus) -> RenderableType:
         f"plan {rollout.plan.name}: scope {rollout.plan.scope}, unit {rollout.plan.unit}",
         f"next may come: {', '.join(rollout.commands) or 'nothing, it has ended'}",
     ]
+    if rollout.fired:
+        lines.append(f"rolled back by the guard: {rollout.fired.reason}")
     if rollout.hold:
         lines.append(f"held since {when(rollout.hold.at)}: {rollout.hold.reason}")
     if rollout.approval:
@@ -62,7 +64,7 @@ def show_view(rollout: RolloutStatus) -> RenderableType:
         f"{arm} computes with {' and '.join(one[:12] for one in models)}"
         for arm, models in rollout.identities.items()
     ]
-    return Group(*map(Text, lines), _visits(rollout.visits, rollout.verdicts))
+    return Group(*map(Text, lines), _visits(rollout))
 
 
 def audit_view(entries: Iterable[AuditEntry]) -> RenderableType:
@@ -228,10 +230,10 @@ def _counted(traffic: Traffic) -> Iterable[str]:
         yield f"of these the judge reads: {read or 'nothing yet'}"
 
 
-def _visits(visits: Iterable[Visit], verdicts: dict[str, Verdict]) -> Table:
-    table = _table("stage", "evidence epoch", "entered", "counted from", "left", "left on")
-    for visit in visits:
-        verdict = verdicts.get(visit.stage) if visit.left_at is not None else None
+def _visits(rollout: RolloutStatus) -> Table:
+    table = _table("stage", "evidence epoch", "entered", "counted from", "left", "its gate said")
+    for visit in rollout.visits:
+        verdict = rollout.verdicts.get(visit.stage) if visit.left_at is not None else None
         table.add_row(
             Text(visit.stage),
             str(visit.evidence_epoch),

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+import httpx2
 import pytest
 from gateway_rig import running
 from judged import World, healthy
@@ -31,6 +32,7 @@ from surfaces import (
 )
 from typer.testing import CliRunner
 
+from deploy.demo import Demo
 from rollout.api import Api
 from rollout.explanation import Explanation
 from rollout.metrics import Metrics
@@ -219,6 +221,9 @@ class Seen:
     watch_text: str
     watch_line: str
     status_text: str
+    show_text: str
+    demo_text: str
+    """How a demo says that the controller ended its rollout by itself, and why."""
     html: str
     markdown: str
 
@@ -234,11 +239,12 @@ def _interrupt(_: float) -> None:
 
 async def seen(rig: Rig) -> Seen:
     """Ask for everything, as people and programs do: over HTTP, and by the command line."""
-    async with running(rig.api.app) as url:
-        return await asyncio.to_thread(_ask, url)
+    async with running(rig.api.app) as url, httpx2.AsyncClient(base_url=url) as client:
+        demo = Demo(client, client, iter(()), Console(file=io.StringIO()))
+        return await asyncio.to_thread(_ask, url, await demo._ended())
 
 
-def _ask(url: str) -> Seen:
+def _ask(url: str, demo_text: str) -> Seen:
     def run(*words: str) -> str:
         environment = {"TURNOUT_CONTROLLER_URL": url, "COLUMNS": "1000"}
         ran = CliRunner().invoke(app, list(words), env=environment)
@@ -261,6 +267,8 @@ def _ask(url: str) -> Seen:
         watch_text=watched(terminal=True),
         watch_line=watched(terminal=False),
         status_text=run("status"),
+        show_text=run("show", "current"),
+        demo_text=demo_text,
         html=run("report", "--format", "html"),
         markdown=run("report", "--format", "md"),
     )
@@ -322,6 +330,22 @@ def test_cosines_to_the_truth_are_the_same_everywhere(shown: Seen) -> None:
 def into_itself(shown: Seen) -> bool:
     """Whether the rollout has ended by its gate or its guard, and no person's abort."""
     return shown.report.headline.state in {"rolled_back", "succeeded"}
+
+
+def test_who_asks_where_a_rollout_stands_hears_that_the_guard_ended_it_and_why(shown: Seen) -> None:
+    assert shown.status.rollout is not None
+    fired = shown.status.rollout.fired
+    told = [
+        text.count("rolled back by the guard: ") for text in (shown.status_text, shown.show_text)
+    ]
+    assert told == [fired is not None] * 2
+    assert (fired is not None) == (shown.report.headline.state == "rolled_back")
+    if fired is not None:
+        assert shown.report.guard is not None
+        assert fired == shown.report.guard.verdict
+        for text in (shown.status_text, shown.show_text):
+            assert f"rolled back by the guard: {fired.reason}" in text
+        assert shown.demo_text == f"rolled_back in the stage ab-25: {fired.reason}"
 
 
 def test_a_rollback_keeps_what_the_gate_said_beside_what_the_guard_said(shown: Seen) -> None:
