@@ -118,17 +118,21 @@ async def client(port: int) -> AsyncIterator[Client]:
 
 
 async def fire(to: Client, content: bytes, *, rate: float, seconds: float) -> list[Shot]:
-    """Begin `rate` requests a second for `seconds`; return them when all have ended."""
+    """Begin `rate` requests a second for `seconds`; return them when all have ended.
+
+    Cancelled, it takes what is under way with it.
+    """
     began = time.monotonic()
-    tasks: list[asyncio.Task[Shot]] = []
-    for number in range(int(rate * seconds)):
-        at = began + number / rate
-        if (wait := at - time.monotonic()) > 0:
-            await asyncio.sleep(wait)
-        elif number % 8 == 0:
-            await asyncio.sleep(0)
-        tasks.append(asyncio.create_task(to.ask(content, at=at)))
-    return list(await asyncio.gather(*tasks))
+    async with asyncio.TaskGroup() as group:
+        tasks: list[asyncio.Task[Shot]] = []
+        for number in range(int(rate * seconds)):
+            at = began + number / rate
+            if (wait := at - time.monotonic()) > 0:
+                await asyncio.sleep(wait)
+            elif number % 8 == 0:
+                await asyncio.sleep(0)
+            tasks.append(group.create_task(to.ask(content, at=at)))
+    return [task.result() for task in tasks]
 
 
 async def capacity(to: Client, content: bytes, *, seconds: float, at_once: int) -> float:
