@@ -236,6 +236,9 @@ class Totals(Frozen):
     candidate_percent: float | None
     errors_incumbent: int
     errors_candidate: int
+    pair_errors_incumbent: int
+    """Of the pairs, those on which this arm failed: of mirrors too, which no client waits for."""
+    pair_errors_candidate: int
     mirrored: int
     compared: int
     labels: int

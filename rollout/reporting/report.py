@@ -163,11 +163,18 @@ def _totals(stages: tuple[StageReport, ...]) -> Totals:
         candidate_percent=percent(candidate, requests),
         errors_incumbent=sum(stage.incumbent.error_count for stage in stages),
         errors_candidate=sum(stage.candidate.error_count for stage in stages),
+        pair_errors_incumbent=_on_pairs(stages, "10"),
+        pair_errors_candidate=_on_pairs(stages, "01"),
         mirrored=sum(stage.mirror_intended for stage in stages),
         compared=sum(stage.mirror_compared for stage in stages),
         labels=sum(stage.incumbent.labels + stage.candidate.labels for stage in stages),
         labelled_pairs=sum(stage.labelled_pairs for stage in stages),
     )
+
+
+def _on_pairs(stages: tuple[StageReport, ...], alone: str) -> int:
+    """Count the pairs on which an arm failed: `alone`, or both."""
+    return sum(stage.pair_errors[alone] + stage.pair_errors["11"] for stage in stages)
 
 
 def _differences(samples: tuple[Sample, ...], truths: Mapping[str, int]) -> tuple[Difference, ...]:

@@ -401,3 +401,14 @@ def test_targets_that_failed_are_told_in_plain_words_although_the_gate_passed(
     assert "agreement overlap10 was reached (0.8; to be shown: a mean overlap10 above 0.3)" in (
         agreed
     )
+
+
+def test_failures_on_pairs_are_told_of_each_arm_also_where_no_client_saw_them(
+    given: ReportInput,
+) -> None:
+    stage = given.record.plan.stages[0]
+    counts = dict(given.counts[stage.name])
+    for failed, times in (("10", 2), ("01", 5), ("11", 30)):
+        counts[f"-|101-200|pair.error.{failed}"] = times
+    totals = build(given.model_copy(update={"counts": {stage.name: counts}})).totals
+    assert (totals.pair_errors_incumbent, totals.pair_errors_candidate) == (32, 35)
