@@ -12,10 +12,10 @@ from typing import Final, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from backends.serving.content import KIB, MIB
 from backends.serving.direct import SHORT_BODY, Expect, Routes, expect_nothing
 
-MIB: Final = 1024 * 1024
-SMALL_BODY: Final = 256 * 1024
+SMALL_BODY: Final = 256 * KIB
 """Bytes of a body that the budget always leaves room for."""
 SWEEP_S: Final = 0.5
 WHY: Final = ("head", "body", "unread", "size", "framing", "budget", "connections")
@@ -36,7 +36,7 @@ class Limits:
     body_s: float = 25.0
     idle_s: float = 25.0
     answer_s: float = 25.0
-    head_bytes: int = 32 * 1024
+    head_bytes: int = 32 * KIB
     held_bytes: int = 512 * MIB
     connections: int = 4096
 

@@ -51,17 +51,13 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Leave, or end at once when leaving already."""
-        if self._ends is not None or self._leave_s == 0:
-            self._tell()
-            super().handle_exit(sig, frame)
-            return
-        self._tell()
-        self._ends = time.monotonic() + self._leave_s
-        log.info("leaving", listening_for_s=self._leave_s)
-
-    def _tell(self) -> None:
         if self._on_leave:
             self._on_leave()
+        if self._ends is not None or self._leave_s == 0:
+            super().handle_exit(sig, frame)
+            return
+        self._ends = time.monotonic() + self._leave_s
+        log.info("leaving", listening_for_s=self._leave_s)
 
     async def on_tick(self, counter: int) -> bool:
         """Look ten times a second whether it is time to end."""

@@ -8,6 +8,7 @@ its border. Between the two lies what is not known yet.
 Which formula for what is the table of the judge's statistics: shares P1, differences P2.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final, Protocol
@@ -188,7 +189,7 @@ class Events:
         return _percent(share_interval(counts[0], events, self.t_opt, ALPHA_SHOWN))
 
 
-class _Scored:
+class _Scored(ABC):
     """Bets on the mean of a score of few values against -margin: P2, either way."""
 
     __slots__ = ()
@@ -198,9 +199,9 @@ class _Scored:
     what: str
 
     @property
+    @abstractmethod
     def values(self) -> tuple[float, ...]:
         """The score that each of the counts stands for."""
-        raise NotImplementedError
 
     @property
     def goal(self) -> str:
